@@ -1,0 +1,153 @@
+"""The configs of `video_folder`, `video_list` and `ssv2`: what a recipe says of them, and quick answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from salt_clips.listing import Delimiter, Listing, list_file, list_folder
+from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
+from salt_toolkit.component import DatasetConfig
+from salt_toolkit.errors import MissingArtifact
+
+DecoderName = Literal["pyav", "decord"]
+
+
+class VideoConfig(DatasetConfig):
+    """What every data set of videos has."""
+
+    decoder: DecoderName = Field(
+        "pyav", description="Library that decodes; decord returns wrong frames on AVI, TS, edit lists and open GOPs."
+    )
+
+    def listing(self) -> Listing:
+        """All videos of the split.
+
+        Raises:
+            MissingArtifact: Something of `missing` is not there.
+            DataError: What is there cannot be used.
+        """
+        for missing in self.missing():
+            raise missing
+        return self._listing()
+
+    def _listing(self) -> Listing:
+        raise AssertionError(f"{type(self).__name__} does not list its videos")
+
+    def num_clips(self) -> int | None:
+        """How many clips the split holds, by listing it; None where something is missing."""
+        return None if self.missing() else len(self._listing().videos)
+
+
+class VideoFolderConfig(VideoConfig):
+    """Videos in folders: ``root/<split>/<class>/**``."""
+
+    root: str = Field(description="Folder that holds the splits.")
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """The root, or the split's folder."""
+        root = _path(self.root)
+        if not root.is_dir():
+            return (_no_folder("root", root),)
+        if not (root / self.split).is_dir():
+            found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+            fix = f"Set dataset.split to one of its folders ({', '.join(found[:8])})" if found else "It has no folders"
+            return (
+                MissingArtifact(
+                    f"the split's folder {root / self.split} does not exist",
+                    f"{fix}, or move the class folders into {root / self.split}.",
+                ),
+            )
+        return ()
+
+    def _listing(self) -> Listing:
+        return list_folder(_path(self.root), self.split)
+
+
+class VideoListConfig(VideoConfig):
+    """Videos named by a text file, one a line."""
+
+    list: str = Field(description='The list\'s path; "{split}" in it stands for the split, as in "lists/{split}.txt".')
+    root: str = Field("", description="Folder that relative paths in the list start from; empty: the list's folder.")
+    labels: bool = Field(True, description="Whether each line ends in a label, a class number or a class name.")
+    delimiter: Delimiter = Field(
+        "space", description='Between path and label: "space" (the last one of the line) or "comma" (CSV, with quotes).'
+    )
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """The list, or the root."""
+        file = Path(str(_path(self.list)).replace("{split}", self.split))
+        if not file.is_file():
+            return (MissingArtifact(f"the list {file} does not exist", "Set dataset.list to a text file of videos."),)
+        if not self._root().is_dir():
+            return (_no_folder("root", self._root()),)
+        return ()
+
+    def _root(self) -> Path:
+        return _path(self.root) if self.root else Path(str(_path(self.list)).replace("{split}", self.split)).parent
+
+    def _listing(self) -> Listing:
+        return list_file(_path(self.list), self.split, root=self._root(), labels=self.labels, delimiter=self.delimiter)
+
+
+class SSv2Config(VideoConfig):
+    """Something-Something v2 as it is shipped."""
+
+    root: str = Field(description="Folder of the unpacked data set.")
+    videos: str | None = Field(
+        None, description=f'Folder of the videos below the root; if absent "{VIDEOS}", "videos" or the root itself.'
+    )
+
+    @field_validator("split")
+    @classmethod
+    def _split_exists(cls, split: str) -> str:
+        if split not in NUM_CLIPS:
+            raise ValueError(f"Something-Something v2 has the splits {', '.join(NUM_CLIPS)}, found {split!r}")
+        return split
+
+    def num_clips(self) -> int | None:
+        """How many clips the annotation lists; the published number where there is none."""
+        annotation = find_annotation(_path(self.root), self.split)
+        return NUM_CLIPS[self.split] if annotation is None else count_clips(annotation)
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """The root, the annotations, or the folder of the videos."""
+        root = _path(self.root)
+        if not root.is_dir():
+            return (_no_folder("root", root),)
+        names = (self.split,) if self.split == "test" else (self.split, "labels")
+        missing = [
+            MissingArtifact(
+                f"{name}.json is not in {root}, nor in its folders labels and annotations",
+                "Unpack the annotations of Something-Something v2 there; "
+                f"something-something-v2-{name}.json is also accepted.",
+            )
+            for name in names
+            if find_annotation(root, name) is None
+        ]
+        if find_videos(root, self.videos) is None:
+            missing.append(
+                MissingArtifact(
+                    f"the folder of the videos {root / (self.videos or VIDEOS)} does not exist",
+                    "Join the parts of the archive, unpack them there, or set dataset.videos to their folder.",
+                )
+            )
+        return missing
+
+    def _listing(self) -> Listing:
+        root = _path(self.root)
+        annotation, videos = find_annotation(root, self.split), find_videos(root, self.videos)
+        labels = None if self.split == "test" else find_annotation(root, "labels")
+        assert annotation is not None and videos is not None, "missing() found them a moment ago"
+        return list_ssv2(annotation, labels, videos)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _no_folder(key: str, folder: Path) -> MissingArtifact:
+    return MissingArtifact(f"the folder {folder} does not exist", f"Set dataset.{key} to where the videos are.")

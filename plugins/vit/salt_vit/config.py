@@ -1,0 +1,159 @@
+"""Configs of the ViT student and of the transformer predictor; arithmetic only, no torch."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from salt_toolkit import ClipSpec, Cost, Grid, MaskCounts, PredictorConfig, StudentConfig, TokenSpec
+from salt_toolkit.flops import (
+    block_activations,
+    block_flops,
+    block_parameters,
+    linear_flops,
+    linear_parameters,
+)
+
+CHANNELS = 3
+
+
+@cache
+def model_table() -> dict[str, dict[str, Any]]:
+    """What timm's plain ViTs are made of; written by `make_model_table`."""
+    return json.loads(Path(__file__).with_name("vit_models.json").read_text(encoding="utf-8"))
+
+
+class TimmViTConfig(StudentConfig):
+    """A timm ViT whose patch embedding sees tubelets."""
+
+    model: str = Field(description="Name of a plain ViT in timm, such as vit_small_patch16_224.")
+    tubelet: int = Field(2, ge=1, description="Video frames in one token.")
+    pretrained: bool = Field(
+        False, description="Start from timm's image weights, inflated over time, instead of random ones."
+    )
+    dim: int | None = Field(None, ge=2, description="Width in numbers; absent: the model's own.")
+    depth: int | None = Field(None, ge=1, description="Blocks; absent: the model's own.")
+    heads: int | None = Field(None, ge=1, description="Attention heads; absent: the model's own.")
+    patch: int | None = Field(None, ge=1, description="Height and width of a token in pixels; absent: the model's own.")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Share of the last block's updates dropped in training.")
+    grad_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, a third slower."
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        if model not in model_table():
+            near = get_close_matches(model, model_table(), n=3)
+            nearest = f"the nearest names are {', '.join(near)}; " if near else ""
+            raise ValueError(
+                f"found {model!r}, which is not one of timm's {len(model_table())} plain ViTs; {nearest}"
+                "models with rotary positions (EVA, DINOv3), hybrids and Swins are not plain ViTs"
+            )
+        return model
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> TimmViTConfig:
+        changed = [name for name in ("dim", "depth", "heads", "patch") if getattr(self, name) is not None]
+        if self.pretrained and changed:
+            raise ValueError(
+                f"pretrained = true takes the model as it is, but {', '.join(changed)} would change it; "
+                "remove them, or set pretrained = false"
+            )
+        if {"dim", "depth", "heads"} & set(changed) and not self._row["plain"]:
+            raise ValueError(
+                f"the blocks of {self.model} are not plain, so dim, depth and heads cannot be changed; "
+                "use a model such as vit_tiny_patch16_224 for that"
+            )
+        check_heads(self.sizes["dim"], self.sizes["heads"])
+        return self
+
+    @property
+    def _row(self) -> dict[str, Any]:
+        return model_table()[self.model]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """dim, depth, heads and patch of the student, after the recipe's changes."""
+        return {name: getattr(self, name) or self._row[name] for name in ("dim", "depth", "heads", "patch")}
+
+    def token_spec(self, clip: ClipSpec) -> TokenSpec:
+        """One token for each tubelet of ``tubelet`` frames x patch x patch pixels."""
+        sizes = self.sizes
+        return TokenSpec(Grid.of(clip, tubelet=self.tubelet, patch=sizes["patch"]), sizes["dim"])
+
+    def cost(self, clip: ClipSpec, visible: int) -> Cost:
+        """Counts the embedding of all tokens, and the blocks over the visible ones."""
+        sizes, row = self.sizes, self._row
+        dim, depth, tokens = sizes["dim"], sizes["depth"], self.token_spec(clip).grid.num_tokens
+        tubelet_numbers = CHANNELS * self.tubelet * sizes["patch"] ** 2
+        changed = dim != row["dim"]
+        mlp_dim = 4 * dim if changed else row["mlp_dim"]
+        block = block_parameters(dim, mlp_dim) if changed else row["block_parameters"]
+        weights = 12 * dim**2 if changed else row["block_weights"]
+        norms = 2 * dim if changed else row["norm_parameters"]
+        embedding = linear_flops(tokens, tubelet_numbers, dim)
+        one_block = 2 * visible * weights + row["attentions"] * 4 * visible**2 * dim
+        kept = block_activations(visible, dim, mlp_dim)
+        return Cost(
+            parameters=linear_parameters(tubelet_numbers, dim) + tokens * dim + depth * block + norms,
+            forward_flops=embedding + depth * one_block,
+            input_flops=embedding,
+            activations=tokens * dim + (kept + depth * visible * dim if self.grad_checkpointing else depth * kept),
+        )
+
+
+class TransformerPredictorConfig(PredictorConfig):
+    """A narrow transformer over visible tokens and mask tokens."""
+
+    dim: int = Field(384, ge=2, description="Width in numbers.")
+    depth: int = Field(12, ge=1, description="Blocks.")
+    heads: int = Field(6, ge=1, description="Attention heads; they divide dim.")
+    mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLPs over dim.")
+    grad_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, a third slower."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerPredictorConfig:
+        check_heads(self.dim, self.heads)
+        return self
+
+    @property
+    def mlp_dim(self) -> int:
+        """Width of the MLPs, in numbers."""
+        return int(self.dim * self.mlp_ratio)
+
+    def cost(self, student: TokenSpec, teacher: TokenSpec, counts: MaskCounts) -> Cost:
+        """Counts all visible and target tokens in every block."""
+        tokens = counts.visible + counts.target
+        ends = linear_flops(counts.visible, student.dim, self.dim) + linear_flops(counts.target, self.dim, teacher.dim)
+        kept = block_activations(tokens, self.dim, self.mlp_dim)
+        return Cost(
+            parameters=linear_parameters(student.dim, self.dim)
+            + self.dim  # the mask token
+            + self.depth * block_parameters(self.dim, self.mlp_dim)
+            + 2 * self.dim  # the last norm
+            + linear_parameters(self.dim, teacher.dim),
+            forward_flops=ends + self.depth * block_flops(tokens, self.dim, self.mlp_dim),
+            activations=kept + self.depth * tokens * self.dim if self.grad_checkpointing else self.depth * kept,
+        )
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Refuses heads that do not divide the width, with the nearest ones that do.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``heads``.
+    """
+    if dim % heads:
+        divisors = [number for number in range(1, dim + 1) if dim % number == 0]
+        near = sorted(sorted(divisors, key=lambda number: abs(number - heads))[:2])
+        raise ValueError(
+            f"dim = {dim} is not a multiple of heads = {heads}; choose heads = {' or '.join(map(str, near))}"
+        )

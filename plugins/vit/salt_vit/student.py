@@ -1,0 +1,115 @@
+"""A timm ViT that sees the visible tubelets of a clip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float, Int64, UInt8
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from salt_toolkit import ClipSpec, MissingArtifact
+from salt_toolkit.contracts import ClipBatch, Student
+from salt_toolkit.tokens import cut_tubelets, gather_tokens, sincos_positions
+from salt_vit.config import CHANNELS, TimmViTConfig
+from salt_vit.make_model_table import final_norm
+
+
+class TubeletEmbedding(nn.Module):
+    """Normalises uint8 clips and turns each tubelet into a token.
+
+    Its weight is a Conv3d's, so that inflated and published weights fit; since the kernel is as
+    large as its stride, a matrix product over cut tubelets computes the same, faster.
+    """
+
+    def __init__(self, dim: int, tubelet: int, patch: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(CHANNELS, dim, (tubelet, patch, patch), (tubelet, patch, patch))
+        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType] - it has a bias
+        shape = (CHANNELS, 1, 1, 1)
+        self.register_buffer("scale", (1 / (255 * torch.tensor(std))).reshape(shape), persistent=False)
+        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).reshape(shape), persistent=False)
+
+    def forward(self, clip: UInt8[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch token dim"]:
+        """Embeds every tubelet of the clips."""
+        tubelet, patch, _ = self.proj.kernel_size
+        cut = cut_tubelets(clip, tubelet=tubelet, patch=patch)
+        pixels = cut * self.scale + self.shift
+        return functional.linear(pixels.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class TimmViT(Student):
+    """The blocks and norms of a timm ViT, behind a tubelet embedding and positions in space and time."""
+
+    def __init__(self, config: TimmViTConfig, clip: ClipSpec) -> None:
+        super().__init__()
+        self.token_spec = config.token_spec(clip)
+        model = _create(config)
+        sizes = config.sizes
+        cfg = model.pretrained_cfg or {}
+        self.embed = TubeletEmbedding(sizes["dim"], config.tubelet, sizes["patch"], cfg["mean"], cfg["std"])
+        self.positions = nn.Parameter(sincos_positions(self.token_spec.grid, sizes["dim"]).unsqueeze(0))
+        self.norm_pre = model.norm_pre
+        self.blocks = model.blocks
+        self.norm = final_norm(model)
+        self.grad_checkpointing = config.grad_checkpointing
+        if config.pretrained:
+            self._inflate(model)
+
+    def forward(
+        self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None = None
+    ) -> Float[Tensor, "batch visible dim"]:
+        """Encodes the visible tokens; None means all."""
+        tokens = self.embed(batch.clip) + self.positions
+        if visible is not None:
+            tokens = gather_tokens(tokens, visible)
+        return self.norm(run_blocks(self.blocks, self.norm_pre(tokens), self.grad_checkpointing and self.training))
+
+    @torch.no_grad()
+    def _inflate(self, model: VisionTransformer) -> None:
+        """Takes over an image model's embedding and positions, so that a still clip looks like its image."""
+        kernel = model.patch_embed.proj.weight
+        tubelet = self.embed.proj.kernel_size[0]
+        self.embed.proj.weight.copy_((kernel / tubelet).unsqueeze(2).expand_as(self.embed.proj.weight))
+        if model.patch_embed.proj.bias is not None and self.embed.proj.bias is not None:
+            self.embed.proj.bias.copy_(model.patch_embed.proj.bias)
+        grid = self.token_spec.grid
+        old = model.patch_embed.grid_size
+        image_positions = model.pos_embed[:, -old[0] * old[1] :]  # class and register tokens come first
+        resampled = resample_abs_pos_embed(
+            image_positions, new_size=[grid.rows, grid.columns], old_size=list(old), num_prefix_tokens=0
+        )
+        self.positions.copy_(resampled.repeat(1, grid.frames, 1))
+
+
+def run_blocks(
+    blocks: nn.ModuleList | nn.Sequential, tokens: Float[Tensor, "batch token dim"], recompute: bool
+) -> Float[Tensor, "batch token dim"]:
+    """Runs transformer blocks, keeping their activations or computing them again when needed."""
+    for block in blocks:
+        tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+    return tokens
+
+
+def _create(config: TimmViTConfig) -> VisionTransformer:
+    names = {"dim": "embed_dim", "depth": "depth", "heads": "num_heads", "patch": "patch_size"}
+    changes: dict[str, Any] = {
+        theirs: getattr(config, ours) for ours, theirs in names.items() if getattr(config, ours) is not None
+    }
+    try:
+        return timm.create_model(
+            config.model, pretrained=config.pretrained, num_classes=0, drop_path_rate=config.drop_path, **changes
+        )
+    except (OSError, RuntimeError) as error:
+        if not config.pretrained:
+            raise
+        raise MissingArtifact(
+            f"timm cannot load the pre-trained weights of {config.model}: {error}",
+            "Connect this machine to the hub once, or set student.pretrained = false.",
+        ) from error

@@ -1,0 +1,42 @@
+"""salt_toolkit: distils video foundation models into small ViTs by masked latent regression."""
+
+from salt_toolkit.component import (
+    Component,
+    Config,
+    DatasetConfig,
+    MaskerConfig,
+    MethodConfig,
+    ObjectiveConfig,
+    PredictorConfig,
+    ScheduleConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from salt_toolkit.errors import BadClip, GeometryError, MissingArtifact, SaltError
+from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
+from salt_toolkit.hookspecs import hookimpl
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BadClip",
+    "ClipSpec",
+    "Component",
+    "Config",
+    "Cost",
+    "DatasetConfig",
+    "GeometryError",
+    "Grid",
+    "MaskCounts",
+    "MaskerConfig",
+    "MethodConfig",
+    "MissingArtifact",
+    "ObjectiveConfig",
+    "PredictorConfig",
+    "SaltError",
+    "ScheduleConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TokenSpec",
+    "hookimpl",
+]

@@ -1,0 +1,5 @@
+"""``python -m salt_toolkit`` is ``salt``."""
+
+from salt_toolkit.cli import main
+
+main()

@@ -1,0 +1,211 @@
+"""Questions across components, answered by arithmetic: no data, no weights, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from salt_toolkit.errors import GeometryError, MissingArtifact
+from salt_toolkit.flops import train_step_flops
+from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
+from salt_toolkit.recipe import Recipe
+
+Severity = Literal["error", "missing", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user should know before the run.
+
+    Attributes:
+        severity: error: the recipe cannot work. missing: it cannot work on this machine yet.
+            warning: it works, though perhaps not as meant.
+        key: The recipe's section or key.
+        message: What was found.
+        fix: What to do about it.
+    """
+
+    severity: Severity
+    key: str
+    message: str
+    fix: str = ""
+
+
+@dataclass
+class Report:
+    """What `check_recipe` found out.
+
+    Attributes:
+        findings: In the order of the recipe.
+        facts: Names and values for people and programs; a value is None where it is unknown.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def has(self, *severities: Severity) -> bool:
+        """Whether there is a finding of one of these severities."""
+        return any(finding.severity in severities for finding in self.findings)
+
+    def as_dict(self, path: Path) -> dict[str, Any]:
+        """The report of one recipe, in plain values."""
+        findings = [asdict(finding) for finding in self.findings]
+        return {"recipe": str(path), "ok": not self.has("error"), "facts": self.facts, "findings": findings}
+
+
+def check_recipe(recipe: Recipe) -> Report:
+    """Proves a recipe's grids, widths and counts, and says what it will cost.
+
+    Args:
+        recipe: A recipe that has been validated section by section.
+    """
+    report = Report()
+    report.findings.extend(_missing(recipe))
+    tokens = _Tokens.of(recipe, report)
+    report.facts.update(tokens.facts())
+    costs = _costs(recipe, tokens, report)
+    _add_cost_facts(recipe, tokens, costs, report)
+    _add_length_facts(recipe, report)
+    report.findings.extend(_without_effect(recipe))
+    return report
+
+
+def _missing(recipe: Recipe) -> Iterator[Finding]:
+    for key, selected in recipe.selected().items():
+        for artifact in selected.config.missing():
+            yield Finding("missing", key, artifact.what, artifact.fix)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The recipe's token grids; None where the method has no such part, or it is unknown here."""
+
+    student: TokenSpec | None
+    teacher: TokenSpec | None
+    counts: MaskCounts | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, report: Report) -> _Tokens:
+        student = _answer(report, "student", lambda: recipe.student and recipe.student.config.token_spec(recipe.clip))
+        teacher = _answer(report, "teacher", lambda: recipe.teacher and recipe.teacher.config.token_spec(recipe.clip))
+        if student and teacher and student.grid != teacher.grid:
+            message = f"the teacher's grid of {teacher.grid} differs from the student's {student.grid}"
+            fix = "Choose patch, tubelet and clip so that both have the same grid."
+            report.findings.append(Finding("error", "teacher", message, fix))
+        counts = None
+        if student and recipe.masker:
+            masker, grid = recipe.masker.config, student.grid
+            counts = _answer(report, "masker", lambda: masker.counts(grid))
+        return cls(student, teacher, counts)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "grid": str(self.student.grid) if self.student else None,
+            "tokens": self.student.grid.num_tokens if self.student else None,
+            "visible_tokens": self.counts.visible if self.counts else None,
+            "target_tokens": self.counts.target if self.counts else None,
+            "student_dim": self.student.dim if self.student else None,
+            "teacher_dim": self.teacher.dim if self.teacher else None,
+        }
+
+
+def _answer(report: Report, key: str, question: Any) -> Any:
+    """A config's answer; None where it cannot be had, which becomes a finding."""
+    try:
+        return question()
+    except MissingArtifact as missing:
+        finding = Finding("missing", key, missing.what, missing.fix)
+        if finding not in report.findings:
+            report.findings.append(finding)
+    except GeometryError as error:
+        report.findings.append(Finding("error", key, str(error)))
+    return None
+
+
+def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | None]:
+    """What each part costs for one clip; None where its config does not say."""
+    student, teacher, counts = tokens.student, tokens.teacher, tokens.counts
+    costs: dict[str, Cost | None] = {}
+    if recipe.teacher:
+        config = recipe.teacher.config
+        costs["teacher"] = _answer(report, "teacher", lambda: config.cost(recipe.clip))
+    if recipe.student and counts:
+        costs["student"] = recipe.student.config.cost(recipe.clip, counts.visible)
+    if recipe.predictor and student and teacher and counts:
+        costs["predictor"] = recipe.predictor.config.cost(student, teacher, counts)
+    return costs
+
+
+def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:
+    for part, cost in costs.items():
+        report.facts[f"{part}_parameters"] = cost.parameters if cost else None
+        report.facts[f"{part}_gflops_per_clip"] = cost.forward_flops / 1e9 if cost else None
+    student, predictor = costs.get("student"), costs.get("predictor")
+    if student is None or predictor is None:
+        return
+    trained = student.parameters + predictor.parameters
+    report.facts["train_step_gflops_per_clip"] = train_step_flops(student, predictor) / 1e9
+    # float32 weights, gradients and AdamW's two moments: 16 bytes a parameter; the teacher: 4.
+    teacher = costs.get("teacher")
+    weights = 16 * trained + 4 * (teacher.parameters if teacher else 0)
+    number_bytes = 2 if recipe.train.precision == "bf16" else 4
+    activations = recipe.train.batch_size * number_bytes * (student.activations + predictor.activations)
+    report.facts["device_memory_gb"] = (weights + activations) / 1e9
+    # Checkpoints hold weights and two moments in float32; one more exists while it is written.
+    report.facts["disk_gb"] = ((recipe.train.keep_checkpoints + 1) * 12 * trained + 4 * student.parameters) / 1e9
+    clip_bytes = 3 * recipe.clip.frames * recipe.clip.size**2
+    batches = recipe.loader.prefetch * 2 + 1
+    host = batches * recipe.train.batch_size * clip_bytes + recipe.loader.ram_cache_mb * 10**6
+    report.facts["host_memory_gb"] = host / 1e9
+
+
+def _add_length_facts(recipe: Recipe, report: Report) -> None:
+    num_clips = _answer(report, "dataset", recipe.dataset.config.num_clips)
+    train = recipe.train
+    report.facts["clips"] = num_clips
+    report.facts["batch_clips"] = train.batch_size * train.accumulate
+    known = num_clips is not None or train.max_steps is not None
+    steps = report.facts["steps"] = train.num_steps(num_clips or 0) if known else None
+    report.facts["epochs"] = train.epochs
+    if num_clips is not None and num_clips < train.batch_size:
+        message = f"the data set has {num_clips} clips, fewer than one batch of {train.batch_size}"
+        report.findings.append(Finding("error", "train.batch_size", message, "Lower train.batch_size."))
+    elif steps == 0:
+        report.findings.append(Finding("error", "train", "the run would have no step", "Raise train.epochs."))
+    elif num_clips and steps and train.epochs is None:
+        report.facts["epochs"] = steps * train.accumulate / (num_clips // train.batch_size)
+    gflops = report.facts.get("train_step_gflops_per_clip")
+    if steps and gflops:
+        teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
+        report.facts["run_pflops"] = steps * train.batch_size * train.accumulate * (gflops + teacher) / 1e6
+
+
+def _without_effect(recipe: Recipe) -> Iterator[Finding]:
+    """Settings that say something and do nothing."""
+    clip = recipe.clip
+    for name in ("crop_scale", "crop_aspect"):
+        if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
+            yield Finding(
+                "warning", f"clip.{name}", 'has no effect with clip.crop = "center"', 'Use crop = "random_resized".'
+            )
+    if clip.views > 1 and clip.start == "center" and clip.crop == "center" and not clip.flip:
+        yield Finding(
+            "warning",
+            "clip.views",
+            f"all {clip.views} views are the same: start and crop are centred, and nothing flips",
+            'Use start = "random" or crop = "random_resized", or views = 1.',
+        )
+    workers_full = recipe.train.batch_size * recipe.loader.prefetch
+    if recipe.loader.workers > workers_full:
+        yield Finding(
+            "warning",
+            "loader.workers",
+            f"{recipe.loader.workers} threads can never all work: {workers_full} clips are read ahead at most",
+            "Lower loader.workers or raise loader.prefetch.",
+        )
+
+
+def _default(clip: Any, name: str) -> Any:
+    return type(clip).model_fields[name].default

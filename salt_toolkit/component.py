@@ -1,0 +1,153 @@
+"""What a hook returns: a name, a typed config, and a function that builds the real thing.
+
+A config is light: importing it must not import torch. It answers by arithmetic what `salt check`
+asks; only ``build`` imports the heavy libraries. The classes below are the configs' bases, one for
+each kind of component, and state what each kind has to answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from salt_toolkit.errors import MissingArtifact, PluginError
+from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
+
+
+class Config(BaseModel):
+    """Base of every component's config: frozen, strict, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """What this component would need and cannot find on this machine, found without opening it."""
+        return ()
+
+
+class TeacherConfig(Config):
+    """Base of teachers' configs."""
+
+    def token_spec(self, clip: ClipSpec) -> TokenSpec:
+        """The grid and width of the latents for such a clip.
+
+        Raises:
+            GeometryError: The clip does not fit the teacher.
+            MissingArtifact: The answer lies in a file that is not there.
+        """
+        raise _unanswered(self, "token_spec")
+
+    def cost(self, clip: ClipSpec) -> Cost | None:
+        """Parameters and FLOPs for one clip; None when unknown."""
+        return None
+
+
+class StudentConfig(Config):
+    """Base of students' configs."""
+
+    def token_spec(self, clip: ClipSpec) -> TokenSpec:
+        """The grid and width of the student's tokens for such a clip; see `TeacherConfig`."""
+        raise _unanswered(self, "token_spec")
+
+    def cost(self, clip: ClipSpec, visible: int) -> Cost | None:
+        """Parameters and FLOPs for one clip of which the student sees ``visible`` tokens."""
+        return None
+
+
+class PredictorConfig(Config):
+    """Base of predictors' configs."""
+
+    def cost(self, student: TokenSpec, teacher: TokenSpec, counts: MaskCounts) -> Cost | None:
+        """Parameters and FLOPs for one clip's visible and target tokens."""
+        return None
+
+
+class MaskerConfig(Config):
+    """Base of maskers' configs."""
+
+    def counts(self, grid: Grid, ratio: float | None = None) -> MaskCounts:
+        """Visible and target tokens of every clip, for the config's own ratio or a scheduled one.
+
+        Raises:
+            GeometryError: No token would be left to see, or none to predict.
+        """
+        raise _unanswered(self, "counts")
+
+
+class DatasetConfig(Config):
+    """Base of datasets' configs; ``split`` lets one recipe train on one part and be judged on another."""
+
+    split: str = Field("train", description="Which part of the data set to read.")
+
+    def num_clips(self) -> int | None:
+        """How many clips the split holds, without opening a video; None when that is unknown here."""
+        return None
+
+
+class ScheduleConfig(Config):
+    """Base of schedules' configs."""
+
+
+class ObjectiveConfig(Config):
+    """Base of objectives' configs."""
+
+
+class MethodConfig(Config):
+    """Base of methods' configs.
+
+    Attributes:
+        needs: The recipe's component sections that this method uses; the others are refused.
+        schedules: Schedules that it reads besides ``lr`` and ``weight_decay``, which the loop reads.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    schedules: ClassVar[tuple[str, ...]] = ()
+
+
+CONFIG_BASES: dict[str, type[Config]] = {
+    "teacher": TeacherConfig,
+    "student": StudentConfig,
+    "predictor": PredictorConfig,
+    "masker": MaskerConfig,
+    "dataset": DatasetConfig,
+    "schedule": ScheduleConfig,
+    "objective": ObjectiveConfig,
+    "method": MethodConfig,
+}
+"""The base of each kind's configs. The kinds are the hooks' names: ``salt_<kind>s``."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing that a recipe can name.
+
+    Attributes:
+        name: What stands after ``use =``; lowercase letters, digits and underscores.
+        config: The Pydantic class of the rest of the section.
+        build: ``build(config, *, ...)``; the keyword arguments of each kind stand in `hookspecs`.
+            Its heavy imports belong inside.
+        summary: One line for ``salt plugins``.
+    """
+
+    name: str
+    config: type[Config]
+    build: Callable[..., Any]
+    summary: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise PluginError(
+                f"component name {self.name!r} is not made of lowercase letters, digits and underscores; rename it"
+            )
+        if not self.summary.strip():
+            raise PluginError(f"component {self.name!r} has no summary; give it one line")
+
+
+def _unanswered(config: Config, method: str) -> PluginError:
+    name = type(config).__name__
+    return PluginError(f"{name} does not answer {method}(); the plugin that defines it has to override it")

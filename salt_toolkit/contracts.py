@@ -1,0 +1,265 @@
+"""What a Teacher, Student, Predictor, Masker, Dataset, Schedule, Objective and Method must do.
+
+The legend of tensor axes, used in every annotation of the project:
+
+====================  ==========================================================
+batch                 clips in a batch
+channels              colour channels of a clip: red, green, blue
+frames height width   of a clip, in video frames and pixels
+token                 all tokens of a clip, time-major (see `geometry.Grid`)
+visible               tokens that the student sees
+target                hidden tokens to predict
+dim                   numbers in one token or latent
+====================  ==========================================================
+
+Clips travel as uint8; every model normalises its own input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from salt_toolkit.geometry import MaskCounts, TokenSpec
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a dataset.
+
+    Attributes:
+        clip_id: Unique within the dataset, and the same on every machine.
+        tensors: Named tensors; a video's clip is ``"clip"``, uint8 of shape (frames, height, width,
+            channels), as decoders write it.
+        label: Class number, if there is one.
+        caption: Text, if there is one.
+    """
+
+    clip_id: str
+    tensors: Mapping[str, Tensor]
+    label: int | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Samples stacked along a first axis, on one device.
+
+    Attributes:
+        clip_ids: One for each row.
+        tensors: The samples' tensors, stacked, and what `Method.prepare` adds (such as masks).
+        labels: Class numbers, where every sample has one.
+    """
+
+    clip_ids: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def clip(self) -> UInt8[Tensor, "batch channels frames height width"]:
+        """The clips; a view of the stored (batch, frames, height, width, channels)."""
+        return self.tensors["clip"].permute(0, 4, 1, 2, 3)
+
+    def with_tensors(self, **tensors: Tensor) -> ClipBatch:
+        """The same batch with further named tensors."""
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def to(self, device: torch.device) -> ClipBatch:
+        """The same batch on a device; the copy does not wait where memory is pinned."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=moved)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which tokens of each clip are visible, and which are targets: disjoint, ascending, fixed in number."""
+
+    visible: Int64[Tensor, "batch visible"]
+    target: Int64[Tensor, "batch target"]
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A source of samples that can be read in any order, from any thread."""
+
+    @property
+    def clip_ids(self) -> Sequence[str]:
+        """The unique id of each clip, in a stable order."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The name of each label; empty where there are no labels."""
+        ...
+
+    def read(self, index: int, view: int) -> Sample:
+        """Reads one view of one clip: always the same bytes for the same arguments.
+
+        Raises:
+            BadClip: The clip cannot be used; the loader records it and goes on.
+        """
+        ...
+
+
+class Masker(ABC):
+    """Chooses visible and target tokens for one clip at a time.
+
+    The generator is the only source of chance; the caller seeds it from (seed, epoch, clip id).
+    """
+
+    @abstractmethod
+    def counts(self, ratio: float | None = None) -> MaskCounts:
+        """Visible and target tokens of every draw; the same answer as the config's ``counts``."""
+
+    @abstractmethod
+    def draw(self, generator: np.random.Generator, ratio: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draws one clip's mask.
+
+        Args:
+            generator: Seeded by the caller.
+            ratio: Share of hidden tokens from a schedule; None takes the config's own.
+
+        Returns:
+            Indices of the visible and of the target tokens: disjoint, ascending, int64, as many as
+            `counts` says.
+        """
+
+
+class Teacher(nn.Module, ABC):
+    """A frozen model in evaluation mode; no parameter asks for a gradient.
+
+    Attributes:
+        token_spec: Grid and width of the latents, equal to the config's answer.
+    """
+
+    token_spec: TokenSpec
+
+    @abstractmethod
+    def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
+        """The latents of whole clips; the same clip gives the same latents."""
+
+
+class Student(nn.Module, ABC):
+    """The encoder that a run trains.
+
+    Attributes:
+        token_spec: Grid and width of the tokens, equal to the config's answer.
+    """
+
+    token_spec: TokenSpec
+
+    @abstractmethod
+    def forward(
+        self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None = None
+    ) -> Float[Tensor, "batch visible dim"]:
+        """Encodes the visible tokens, in the order given; None means all of them, in grid order."""
+
+
+class Predictor(nn.Module, ABC):
+    """Guesses latents at the targets."""
+
+    @abstractmethod
+    def forward(
+        self, tokens: Float[Tensor, "batch visible student_dim"], mask: Mask
+    ) -> Float[Tensor, "batch target teacher_dim"]:
+        """Predicts the teacher's latents at ``mask.target`` from the student's tokens at ``mask.visible``."""
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A number for every step of a run."""
+
+    def __call__(self, step: int) -> float:
+        """The value at a step, counted from 0; a pure function, finite for 0 <= step <= total_steps."""
+        ...
+
+
+class Objective(nn.Module, ABC):
+    """A loss between predictions and the teacher's latents, after their normalisation.
+
+    Attributes:
+        calibration_clips: Clips whose latents `calibrate` wants before the first step; 0 for none.
+    """
+
+    calibration_clips: int = 0
+
+    def calibrate(self, latents: Iterable[Float[Tensor, "batch token dim"]]) -> None:
+        """Takes statistics of the latents, once, before the first step; keeps them in buffers."""
+
+    @abstractmethod
+    def targets(self, latents: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """The latents as the loss wants them."""
+
+    @abstractmethod
+    def forward(
+        self, predicted: Float[Tensor, "batch target dim"], targets: Float[Tensor, "batch target dim"]
+    ) -> Float[Tensor, ""]:
+        """The loss, a mean over clips, targets and numbers."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `assemble` built for a method; None where the method did not ask for it.
+
+    Attributes:
+        seed: The run's seed, for what the method draws.
+        schedules: The schedules that the method's config names.
+    """
+
+    seed: int
+    teacher: Teacher | None = None
+    student: Student | None = None
+    predictor: Predictor | None = None
+    masker: Masker | None = None
+    objective: Objective | None = None
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a method says of a batch.
+
+    Attributes:
+        loss: What to minimise.
+        metrics: Named scalars without gradient, on the device; the loop reads them late.
+    """
+
+    loss: Float[Tensor, ""]
+    metrics: Mapping[str, Tensor]
+
+
+class Method(nn.Module, ABC):
+    """Turns a batch into a loss and metrics, and owns the modules that learn.
+
+    The loop calls `calibrate` once (in a new run), then for every batch `prepare` on the host and
+    ``method(batch)`` on the device.
+
+    Attributes:
+        student: What the run is for; saved on its own at the end.
+        calibration_clips: Clips that `calibrate` wants; 0 for none.
+    """
+
+    student: Student
+    calibration_clips: int = 0
+
+    @abstractmethod
+    def owned_modules(self) -> Mapping[str, nn.Module]:
+        """The modules whose state belongs to the run, by name: trained here, saved in checkpoints."""
+
+    def prepare(self, batch: ClipBatch, *, epoch: int, step: int) -> ClipBatch:
+        """Adds what the step needs and the host computes; pure, and runs ahead in another thread."""
+        return batch
+
+    def calibrate(self, batches: Iterable[ClipBatch]) -> None:
+        """Takes statistics before the first step, from batches on the device."""
+
+    @abstractmethod
+    def forward(self, batch: ClipBatch) -> StepOutput:
+        """The loss and the metrics of one batch."""

@@ -1,0 +1,204 @@
+"""Batches, made ready by threads before the model asks for them.
+
+Decoders and memory copies release the interpreter lock, so threads read as fast as worker processes
+do, without their costs: no shared memory to overflow, no start-up, nothing left behind by a kill.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from salt_toolkit.contracts import ClipBatch, Dataset, Sample
+from salt_toolkit.data.order import ClipOrder, Place
+from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.errors import BadClip, DataError
+from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.seeding import generator_for
+
+Prepare = Callable[[ClipBatch, Place], ClipBatch]
+
+
+def collate(samples: Sequence[Sample]) -> ClipBatch:
+    """Stacks samples; all of them must have the same names, shapes and types of tensors."""
+    labels = [sample.label for sample in samples]
+    return ClipBatch(
+        clip_ids=tuple(sample.clip_id for sample in samples),
+        tensors={name: torch.stack([sample.tensors[name] for sample in samples]) for name in samples[0].tensors},
+        labels=None if None in labels else tuple(label for label in labels if label is not None),
+    )
+
+
+class RamCache:
+    """A dataset that keeps what it has read in memory, as far as a budget reaches.
+
+    Args:
+        dataset: Where samples come from.
+        budget: Bytes to keep at most; what comes after is read anew each time.
+    """
+
+    def __init__(self, dataset: Dataset, budget: int) -> None:
+        self.dataset = dataset
+        self.clip_ids = dataset.clip_ids
+        self.class_names = dataset.class_names
+        self._room = budget
+        self._kept: dict[tuple[int, int], Sample] = {}
+        self._lock = threading.Lock()
+
+    def read(self, index: int, view: int) -> Sample:
+        """Reads a view of a clip, from memory where it is there."""
+        kept = self._kept.get((index, view))
+        if kept is not None:
+            return kept
+        sample = self.dataset.read(index, view)
+        size = sum(tensor.nbytes for tensor in sample.tensors.values())
+        with self._lock:
+            if (index, view) not in self._kept and size <= self._room:
+                self._kept[index, view] = sample
+                self._room -= size
+        return sample
+
+
+class ClipReader:
+    """Reads clips by index, and a deterministic replacement where a clip is bad.
+
+    Args:
+        dataset: Where clips come from.
+        quarantine: Where bad clips are recorded.
+        clip: Its ``views`` says which view an epoch reads.
+        seed: The run's seed.
+    """
+
+    def __init__(self, dataset: Dataset, quarantine: Quarantine, clip: ClipSpec, seed: int) -> None:
+        self.dataset = dataset
+        self.quarantine = quarantine
+        self.views = clip.views
+        self.seed = seed
+
+    def read(self, index: int, epoch: int) -> Sample:
+        """Reads a clip's view of an epoch.
+
+        Raises:
+            DataError: Too many clips are bad, or all of them.
+        """
+        sample = self._try(index, epoch)
+        return sample if sample is not None else self._replacement(index, epoch)
+
+    def _try(self, index: int, epoch: int) -> Sample | None:
+        clip_id = self.dataset.clip_ids[index]
+        if clip_id in self.quarantine:
+            return None
+        self.quarantine.count_read()
+        try:
+            return self.dataset.read(index, epoch % self.views)
+        except BadClip as bad:
+            self.quarantine.record(clip_id, bad)
+            return None
+
+    def _replacement(self, index: int, epoch: int) -> Sample:
+        """The first good clip of an order that depends on the bad clip alone, not on who asks when."""
+        generator = generator_for(self.seed, "replacement", epoch, self.dataset.clip_ids[index])
+        for other in generator.permutation(len(self.dataset.clip_ids)):
+            sample = self._try(int(other), epoch)
+            if sample is not None:
+                return sample
+        raise DataError(f"none of the dataset's {len(self.dataset.clip_ids)} clips can be read")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An exception on its way from the assembling thread to the consumer."""
+
+    error: BaseException
+
+
+class BatchLoader:
+    """An iterator over batches ``start`` to ``end`` of a run, read ahead; use it in a ``with`` block.
+
+    Args:
+        reader: Reads single clips.
+        order: Says which clips make up which batch.
+        start: Number of the first batch.
+        end: Number after the last batch.
+        workers: Threads that read clips.
+        prefetch: Batches made ready ahead.
+        prepare: Called on every batch, in the background.
+        pin_memory: Whether batches go to page-locked memory, for fast copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        reader: ClipReader,
+        order: ClipOrder,
+        *,
+        start: int,
+        end: int,
+        workers: int,
+        prefetch: int,
+        prepare: Prepare,
+        pin_memory: bool = False,
+    ) -> None:
+        self._reader = reader
+        self._places = order.batches(start, end)
+        self._prefetch = prefetch
+        self._prepare = prepare
+        self._pin_memory = pin_memory
+        self._ready: queue.Queue[ClipBatch | _Failure | None] = queue.Queue(maxsize=prefetch)
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="salt-read")
+        self._assembler = threading.Thread(target=self._assemble_all, name="salt-assemble", daemon=True)
+
+    def __enter__(self) -> BatchLoader:
+        self._assembler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._assembler.join()
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        while (ready := self._ready.get()) is not None:
+            if isinstance(ready, _Failure):
+                raise ready.error
+            yield ready
+
+    def _assemble_all(self) -> None:
+        try:
+            pending: deque[tuple[Place, list[Future[Sample]]]] = deque()
+            for place in self._places:
+                pending.append((place, [self._pool.submit(self._reader.read, i, place.epoch) for i in place.indices]))
+                # One batch is being read beyond those that wait, so that the threads never idle.
+                if len(pending) > self._prefetch and not self._hand_over(*pending.popleft()):
+                    return
+            while pending:
+                if not self._hand_over(*pending.popleft()):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(_Failure(error))
+
+    def _hand_over(self, place: Place, reads: list[Future[Sample]]) -> bool:
+        batch = self._prepare(collate([read.result() for read in reads]), place)
+        if self._pin_memory:
+            batch = batch.with_tensors(**{name: tensor.pin_memory() for name, tensor in batch.tensors.items()})
+        return self._put(batch)
+
+    def _put(self, item: ClipBatch | _Failure | None) -> bool:
+        """Puts an item into the queue; False when the consumer has gone."""
+        while not self._stopped.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False

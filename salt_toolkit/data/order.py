@@ -1,0 +1,62 @@
+"""Which clips make up which batch: a pure function of the seed and the batch's number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from salt_toolkit.errors import DataError
+from salt_toolkit.seeding import generator_for
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a batch stands in a run: its epoch, and the dataset indices of its clips."""
+
+    number: int
+    epoch: int
+    indices: tuple[int, ...]
+
+
+class ClipOrder:
+    """A fresh permutation of the clips for every epoch, cut into batches.
+
+    The last clips of an epoch that do not fill a batch are left out of that epoch; the
+    permutation changes, so each epoch leaves out others.
+
+    Args:
+        num_clips: Clips in the dataset.
+        batch_size: Clips in a batch.
+        seed: The run's seed.
+
+    Raises:
+        DataError: There are fewer clips than a batch holds.
+    """
+
+    def __init__(self, num_clips: int, batch_size: int, seed: int) -> None:
+        if num_clips < batch_size:
+            raise DataError(
+                f"the dataset has {num_clips} clips, fewer than one batch of {batch_size}; lower train.batch_size"
+            )
+        self.num_clips = num_clips
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return self.num_clips // self.batch_size
+
+    def batches(self, start: int, end: int) -> Iterator[Place]:
+        """The places of the batches numbered ``start`` up to, not including, ``end``."""
+        permutation_epoch = -1
+        permutation = np.empty(0, dtype=np.int64)
+        for number in range(start, end):
+            epoch, batch = divmod(number, self.batches_per_epoch)
+            if epoch != permutation_epoch:
+                permutation = generator_for(self.seed, "order", epoch).permutation(self.num_clips)
+                permutation_epoch = epoch
+            indices = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield Place(number, epoch, tuple(int(index) for index in indices))

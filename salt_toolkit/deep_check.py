@@ -1,0 +1,112 @@
+"""`salt check --deep`: builds every part on the meta device, and holds the arithmetic against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from salt_toolkit import assemble
+from salt_toolkit.check import Finding
+from salt_toolkit.contracts import ClipBatch, Mask
+from salt_toolkit.errors import SaltError
+from salt_toolkit.geometry import Cost, MaskCounts
+from salt_toolkit.recipe import Recipe
+
+META = torch.device("meta")
+
+
+def check_built(recipe: Recipe) -> list[Finding]:
+    """Compares what configs promise with what is built: shapes, parameters, counts.
+
+    Modules are built on torch's meta device, which computes shapes and keeps no numbers. Parts that
+    need a file that is not there are left out; `check_recipe` has named the file.
+    """
+    needs = recipe.method.config.needs
+    questions: dict[str, Callable[[Recipe], Iterator[str]]] = {
+        "teacher": _teacher,
+        "student": _student,
+        "predictor": _predictor,
+        "masker": _masker,
+    }
+    findings: list[Finding] = []
+    for part, question in questions.items():
+        selected = recipe.selected().get(part)
+        if part not in needs or selected is None or selected.config.missing():
+            continue
+        try:
+            findings += [Finding("error", part, message, _FIX) for message in question(recipe)]
+        except SaltError as error:
+            findings.append(Finding("error", part, str(error)))
+    return findings
+
+
+_FIX = "The plugin's config and its model disagree; report it to the plugin's authors."
+
+
+def _teacher(recipe: Recipe) -> Iterator[str]:
+    assert recipe.teacher is not None
+    expected = assemble.teacher_spec(recipe)
+    with META:
+        teacher = assemble.build_teacher(recipe)
+        latents = teacher(_batch(recipe))
+    yield from _compare_shape(latents, (1, expected.grid.num_tokens, expected.dim))
+    yield from _compare_parameters(teacher, recipe.teacher.config.cost(recipe.clip))
+
+
+def _student(recipe: Recipe) -> Iterator[str]:
+    assert recipe.student is not None
+    expected, counts = assemble.student_spec(recipe), _counts(recipe)
+    with META:
+        student = assemble.build_student(recipe)
+        tokens = student(_batch(recipe), torch.zeros(1, counts.visible, dtype=torch.int64))
+    yield from _compare_shape(tokens, (1, counts.visible, expected.dim))
+    yield from _compare_parameters(student, recipe.student.config.cost(recipe.clip, counts.visible))
+
+
+def _predictor(recipe: Recipe) -> Iterator[str]:
+    assert recipe.predictor is not None
+    student, teacher, counts = assemble.student_spec(recipe), assemble.teacher_spec(recipe), _counts(recipe)
+    with META:
+        predictor = assemble.build_predictor(recipe)
+        mask = Mask(
+            visible=torch.zeros(1, counts.visible, dtype=torch.int64),
+            target=torch.zeros(1, counts.target, dtype=torch.int64),
+        )
+        latents = predictor(torch.zeros(1, counts.visible, student.dim), mask)
+    yield from _compare_shape(latents, (1, counts.target, teacher.dim))
+    yield from _compare_parameters(predictor, recipe.predictor.config.cost(student, teacher, counts))
+
+
+def _masker(recipe: Recipe) -> Iterator[str]:
+    assert recipe.masker is not None
+    masker = recipe.masker.build(grid=assemble.student_spec(recipe).grid)
+    expected = _counts(recipe)
+    visible, target = masker.draw(np.random.default_rng(0))
+    found = MaskCounts(len(visible), len(target))
+    if found != expected:
+        yield f"the config promises {expected}, the masker draws {found}"
+
+
+def _counts(recipe: Recipe) -> MaskCounts:
+    assert recipe.masker is not None
+    return recipe.masker.config.counts(assemble.student_spec(recipe).grid)
+
+
+def _batch(recipe: Recipe) -> ClipBatch:
+    clip = recipe.clip
+    shape = (1, clip.frames, clip.size, clip.size, 3)
+    return ClipBatch(clip_ids=("meta",), tensors={"clip": torch.zeros(shape, dtype=torch.uint8)})
+
+
+def _compare_shape(tensor: Tensor, expected: tuple[int, ...]) -> Iterator[str]:
+    if tuple(tensor.shape) != expected:
+        yield f"the config promises the shape {expected}, the model gives {tuple(tensor.shape)}"
+
+
+def _compare_parameters(module: nn.Module, cost: Cost | None) -> Iterator[str]:
+    found = sum(parameter.numel() for parameter in module.parameters())
+    if cost is not None and found != cost.parameters:
+        yield f"the config promises {cost.parameters} parameters, the model has {found}"

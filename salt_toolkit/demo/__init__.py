@@ -1,0 +1,1 @@
+"""A whole story on small videos: data, teacher, student, judgement."""

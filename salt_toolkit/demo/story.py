@@ -1,0 +1,148 @@
+"""The demo: from videos on disk to a student, and an honest look at what it has learned."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from salt_toolkit.assemble import build_dataset, build_student, student_spec
+from salt_toolkit.component import MaskerConfig
+from salt_toolkit.contracts import Student
+from salt_toolkit.demo.data import write_demo_data
+from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
+from salt_toolkit.evaluate.probes import ProbeResult, probe
+from salt_toolkit.recipe import Recipe, load_recipe
+from salt_toolkit.registry import Registry, discover
+from salt_toolkit.report.pictures import draw_curves, draw_masks
+from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.seeding import generator_for
+from salt_toolkit.train.files import write_json
+from salt_toolkit.train.metrics import read_metrics
+from salt_toolkit.train.start import run_recipe
+
+NUM_TRAIN = 1500
+NUM_VALIDATION = 600
+
+
+@dataclass
+class _Clock:
+    """Seconds of each part of the story."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] = round(now - self._last, 1)
+        self._last = now
+
+
+def run_demo(directory: Path, recipes: Path, *, seed: int) -> None:
+    """Writes videos, trains a pixel teacher and its student, and judges both.
+
+    A second call goes on where the first one stopped.
+
+    Args:
+        directory: Gets the videos, both runs, ``summary.json``, ``curves.png`` and ``masks.png``.
+        recipes: The folder with ``demo_teacher.toml`` and ``demo_student.toml``.
+        seed: Of both runs; the videos are always the same.
+    """
+    console = Console(highlight=False)
+    clock = _Clock()
+    registry = discover()
+    data = directory / "data"
+    write_demo_data(data, num_train=NUM_TRAIN, num_validation=NUM_VALIDATION, seed=0)
+    clock.mark("videos")
+    shared = [f"run.dir={directory}", f"run.seed={seed}", f"dataset.root={data}"]
+    teacher = load_recipe(recipes / "demo_teacher.toml", registry, shared)
+    _train(teacher)
+    clock.mark("teacher")
+    teacher_directory = RunDirectory.of(teacher).path
+    student = load_recipe(recipes / "demo_student.toml", registry, [*shared, f"teacher.path={teacher_directory}"])
+    _train(student)
+    clock.mark("student")
+    results = judge(student, {"teacher": teacher_directory, "distilled student": RunDirectory.of(student).path})
+    clock.mark("probes")
+    runs = {recipe.run.name: RunDirectory.of(recipe).metrics for recipe in (teacher, student)}
+    draw_curves(runs, directory / "curves.png")
+    _draw_masks(student, registry, directory / "masks.png")
+    clock.mark("pictures")
+    summary = _summary(results, runs, clock.seconds, seed)
+    write_json(directory / "summary.json", summary)
+    _print(console, results, summary, directory)
+
+
+def judge(recipe: Recipe, runs: dict[str, Path]) -> dict[str, ProbeResult]:
+    """Probes four encoders on the same held-out clips, with the same two probes.
+
+    Args:
+        recipe: The student's; its dataset has the splits ``train`` and ``validation``, with labels.
+        runs: Complete runs by the name under which their student is judged.
+    """
+    trained = {name: mean_of_tokens(load_student(directory)) for name, directory in runs.items()}
+    untrained: Student = build_student(recipe)
+    encoders = {"raw pixels": raw_pixels, "random initialisation": mean_of_tokens(untrained), **trained}
+    clip = recipe.clip.for_evaluation()
+    fit, held_out = (
+        labelled_features(build_dataset(recipe, split=split, clip=clip), encoders) for split in ("train", "validation")
+    )
+    return {name: probe(fit[name], held_out[name]) for name in encoders}
+
+
+def _train(recipe: Recipe) -> None:
+    outcome = run_recipe(recipe)
+    if outcome is not None and outcome.stopped_by is not None:
+        Console(stderr=True).print(f"stopped by {outcome.stopped_by.name}; the same command continues the demo")
+        raise SystemExit(128 + outcome.stopped_by)
+
+
+def _draw_masks(recipe: Recipe, registry: Registry, picture: Path) -> None:
+    """Draws every bundled masker, at its default settings, on one clip of the held-out set."""
+    dataset = build_dataset(recipe, split="validation", clip=recipe.clip.for_evaluation())
+    clip = dataset.read(0, 0).tensors["clip"].numpy()
+    grid = student_spec(recipe).grid
+    visible: dict[str, list[int]] = {}
+    for provided in registry.of_kind("masker"):
+        config = provided.component.config()
+        assert isinstance(config, MaskerConfig)
+        drawn, _ = provided.component.build(config, grid=grid).draw(generator_for(0, "picture"))
+        visible[provided.component.name] = np.asarray(drawn).tolist()
+    draw_masks(clip, grid, visible, picture)
+
+
+def _summary(
+    results: dict[str, ProbeResult], runs: dict[str, Path], seconds: dict[str, float], seed: int
+) -> dict[str, Any]:
+    student, baseline = (
+        results["distilled student"],
+        max(results["raw pixels"].linear, results["random initialisation"].linear),
+    )
+    return {
+        "seed": seed,
+        "encoders": {name: asdict(result) for name, result in results.items()},
+        "margin": round(student.linear - baseline, 4),
+        "runs": {name: read_metrics(file)[-1] for name, file in runs.items()},
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+    }
+
+
+def _print(console: Console, results: dict[str, ProbeResult], summary: dict[str, Any], directory: Path) -> None:
+    table = Table(title="Motion labels found on held-out clips, from frozen features")
+    table.add_column("encoder")
+    table.add_column("k-NN", justify="right")
+    table.add_column("linear probe", justify="right")
+    for name, result in results.items():
+        table.add_row(name, f"{result.knn:.1%}", f"{result.linear:.1%}")
+    console.print(table)
+    console.print(
+        f"The distilled student is {summary['margin']:+.1%} from the better of raw pixels and random initialisation "
+        f"(linear probe).\n{directory / 'curves.png'}, {directory / 'masks.png'}, {directory / 'summary.json'}; "
+        f"{summary['seconds']['total']:.0f} s in all",
+        soft_wrap=True,
+    )

@@ -1,0 +1,38 @@
+"""Probes of frozen features: what a nearest neighbour and a linear classifier can read from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from salt_toolkit.evaluate.features import LabelledFeatures
+
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Shares of held-out clips whose label was found, 0 to 1."""
+
+    knn: float
+    linear: float
+
+
+def probe(train: LabelledFeatures, held_out: LabelledFeatures) -> ProbeResult:
+    """Fits both probes on some clips and judges them on others.
+
+    Features are standardised by the fitting clips' mean and spread; the neighbours are the 10
+    nearest by cosine; the linear probe is scikit-learn's logistic regression as it comes. Every
+    encoder is judged by the same two probes.
+    """
+    knn = make_pipeline(StandardScaler(), KNeighborsClassifier(NEIGHBOURS, metric="cosine"))
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    scores = [
+        float(classifier.fit(train.features, train.labels).score(held_out.features, held_out.labels))
+        for classifier in (knn, linear)
+    ]
+    return ProbeResult(*scores)

@@ -1,0 +1,173 @@
+"""The recipe as the program sees it: typed sections, and the components that they select."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from salt_toolkit.component import (
+    Config,
+    DatasetConfig,
+    MaskerConfig,
+    MethodConfig,
+    ObjectiveConfig,
+    PredictorConfig,
+    ScheduleConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.registry import Provided
+
+
+class Section(BaseModel):
+    """Base of the recipe's own sections: frozen, strict, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RunSection(Section):
+    """``[run]``: what the run is called and where it lives."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its directory.")
+    seed: int = Field(0, ge=0, description="Decides initial weights, order of clips, views and masks.")
+    dir: str = Field("runs", description="Directory that holds the run's directory; counts from the working directory.")
+
+
+class OptimizerSection(Section):
+    """``[optimizer]``: AdamW; its learning rate and weight decay are schedules."""
+
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay rates of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's term in the denominator.")
+    grad_clip: float | None = Field(
+        None, gt=0, description="Largest norm of the whole gradient; absent: gradients are not clipped."
+    )
+
+    @model_validator(mode="after")
+    def _betas_are_rates(self) -> OptimizerSection:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in 0 <= beta < 1, found {list(self.betas)}")
+        return self
+
+
+class TrainSection(Section):
+    """``[train]``: how long, how large, in what precision."""
+
+    epochs: int | None = Field(None, ge=1, description="Passes over the data set; either this or max_steps.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; either this or epochs.")
+    batch_size: int = Field(32, ge=1, description="Clips in one forward pass.")
+    accumulate: int = Field(1, ge=1, description="Forward passes whose gradients make one optimizer step.")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="bf16: autocast on devices that compute in bfloat16 natively, fp32 elsewhere."
+    )
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        "none", description="torch.compile's mode for the step."
+    )
+    cudnn_benchmark: bool = Field(True, description="Let cuDNN try its algorithms; no effect without a GPU.")
+    log_every: int = Field(10, ge=1, description="Optimizer steps from one line of metrics.jsonl to the next.")
+    checkpoint_every: int = Field(500, ge=1, description="Optimizer steps from one checkpoint to the next.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints stay on disk.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if (self.epochs is None) == (self.max_steps is None):
+            found = "neither" if self.epochs is None else "both"
+            raise ValueError(f"found {found} of epochs and max_steps; give exactly one of them")
+        return self
+
+    def num_steps(self, num_clips: int) -> int:
+        """Optimizer steps of the whole run: whole batches of each epoch, whole accumulations of the run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return (self.epochs or 0) * (num_clips // self.batch_size) // self.accumulate
+
+
+class LoaderSection(Section):
+    """``[loader]``: how clips are read while the model trains."""
+
+    workers: int = Field(4, ge=1, description="Threads that read and decode clips.")
+    prefetch: int = Field(2, ge=1, description="Batches that are made ready ahead of the model.")
+    ram_cache_mb: int = Field(
+        0, ge=0, description="Megabytes of decoded clips to keep in memory, for data sets that are small."
+    )
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="Share of the clips that may turn out bad before the run stops."
+    )
+
+
+ConfigT_co = TypeVar("ConfigT_co", bound=Config, covariant=True)
+
+
+@dataclass(frozen=True)
+class Selected(Generic[ConfigT_co]):
+    """A component that a recipe names, with its validated config."""
+
+    provided: Provided
+    config: ConfigT_co
+
+    @property
+    def use(self) -> str:
+        """The component's name, as the recipe writes it."""
+        return self.provided.component.name
+
+    def build(self, **context: Any) -> Any:
+        """Builds the real thing; `hookspecs` states the context of each kind."""
+        return self.provided.component.build(self.config, **context)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole, validated recipe; sections that the method does not need are None."""
+
+    run: RunSection
+    clip: ClipSpec
+    dataset: Selected[DatasetConfig]
+    method: Selected[MethodConfig]
+    train: TrainSection
+    optimizer: OptimizerSection
+    loader: LoaderSection
+    teacher: Selected[TeacherConfig] | None = None
+    student: Selected[StudentConfig] | None = None
+    predictor: Selected[PredictorConfig] | None = None
+    masker: Selected[MaskerConfig] | None = None
+    objective: Selected[ObjectiveConfig] | None = None
+    schedules: Mapping[str, Selected[ScheduleConfig]] = field(default_factory=dict)
+
+    def selected(self) -> dict[str, Selected[Config]]:
+        """Every component of the recipe by its dotted key, such as ``schedules.lr``."""
+        found: dict[str, Selected[Config]] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Selected):
+                found[entry.name] = value
+        found.update({f"schedules.{name}": schedule for name, schedule in self.schedules.items()})
+        return found
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default written out; itself a valid recipe, in plain values."""
+        tables: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Selected):
+                tables[entry.name] = _selection(value)
+            elif isinstance(value, BaseModel):
+                tables[entry.name] = _plain(value)
+        tables["schedules"] = {name: _selection(schedule) for name, schedule in self.schedules.items()}
+        return tables
+
+    def to_toml(self) -> str:
+        """`resolved`, as the text of a TOML file."""
+        return tomli_w.dumps(self.resolved())
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    # TOML has no null: an absent key means None.
+    return model.model_dump(mode="json", exclude_none=True)
+
+
+def _selection(selected: Selected[Config]) -> dict[str, Any]:
+    return {"use": selected.use, **_plain(selected.config)}

@@ -1,0 +1,70 @@
+"""JSON Schema of recipes, for editors that check and complete TOML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from salt_toolkit.recipe.load import CORE_SECTIONS, DEFAULT_METHOD, LOOP_SCHEDULES, METHOD_SECTIONS
+from salt_toolkit.registry import Registry
+
+
+def recipe_schema(registry: Registry) -> dict[str, Any]:
+    """The schema of recipes with every installed component; draft 2020-12.
+
+    Sections may be spread over files by ``extends``, so no section is required, and neither are
+    keys within one: what is missing in the end, `salt check` says.
+    """
+    definitions: dict[str, Any] = {}
+    properties: dict[str, Any] = {"extends": {"type": "string", "description": "A recipe to build on; from this file."}}
+    for name, model in CORE_SECTIONS.items():
+        properties[name] = _embed(model.model_json_schema(), definitions, name)
+    for kind in ("dataset", "method", *METHOD_SECTIONS):
+        properties[kind] = _choice(kind, registry, definitions)
+    properties["method"]["default"] = {"use": DEFAULT_METHOD}
+    schedule = _choice("schedule", registry, definitions)
+    properties["schedules"] = {
+        "type": "object",
+        "description": f"Numbers that change over the run; the loop reads {' and '.join(LOOP_SCHEDULES)}.",
+        "additionalProperties": schedule,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "salt_toolkit recipe",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _choice(kind: str, registry: Registry, definitions: dict[str, Any]) -> dict[str, Any]:
+    choices = []
+    for provided in registry.of_kind(kind):
+        component = provided.component
+        schema = _embed(component.config.model_json_schema(), definitions, f"{kind}_{component.name}")
+        schema["properties"] = {"use": {"const": component.name}, **schema.get("properties", {})}
+        schema["required"] = ["use"]
+        schema["description"] = component.summary
+        choices.append(schema)
+    # A section without `use` only changes settings of the recipe that it extends.
+    return {"anyOf": [*choices, {"type": "object", "not": {"required": ["use"]}}]}
+
+
+def _embed(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Moves a model's own definitions to the whole schema's, under names of their own."""
+    inner = schema.pop("$defs", {})
+    schema.pop("required", None)
+    renamed = {f"#/$defs/{name}": f"#/$defs/{prefix}_{name}" for name in inner}
+    for name, definition in inner.items():
+        definitions[f"{prefix}_{name}"] = _rename(definition, renamed)
+    return _rename(schema, renamed)
+
+
+def _rename(value: Any, renamed: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: renamed.get(item, item) if key == "$ref" else _rename(item, renamed) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_rename(item, renamed) for item in value]
+    return value

@@ -1,0 +1,84 @@
+"""The report of `salt check`, as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from salt_toolkit.check import Report
+
+_LABELS = {"error": "error  ", "missing": "missing", "warning": "warning"}
+
+
+def render_report(path: Path, report: Report) -> str:
+    """One recipe's facts and findings, for a terminal."""
+    lines = [f"{path}: {_verdict(report)}"]
+    lines += [f"  {name:<11} {text}" for name, text in _facts(report.facts) if text]
+    for finding in report.findings:
+        place = f"{finding.key}: " if finding.key and finding.key not in finding.message else ""
+        lines.append(f"  {_LABELS[finding.severity]}     {place}{finding.message}")
+        if finding.fix:
+            lines.append(f"              -> {finding.fix}")
+    return "\n".join(lines)
+
+
+def _verdict(report: Report) -> str:
+    count = sum(finding.severity == "error" for finding in report.findings)
+    if count:
+        return f"{count} {'error' if count == 1 else 'errors'}"
+    if report.has("missing"):
+        return "ok, but not ready on this machine"
+    return "ok"
+
+
+def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    if not facts:
+        return []
+    return [
+        ("tokens", _tokens(facts)),
+        ("parameters", _parts(facts, "parameters", lambda number: f"{number / 1e6:.1f} M")),
+        ("GFLOPs/clip", _flops(facts)),
+        ("length", _length(facts)),
+        ("memory", _memory(facts)),
+    ]
+
+
+def _tokens(facts: dict[str, Any]) -> str:
+    if facts["grid"] is None:
+        return ""
+    text = f"{facts['grid']}"
+    if facts["visible_tokens"] is not None:
+        text += f"; {facts['visible_tokens']} visible, {facts['target_tokens']} targets"
+    if facts["teacher_dim"] is not None:
+        text += f"; width {facts['student_dim']} -> {facts['teacher_dim']}"
+    return text
+
+
+def _parts(facts: dict[str, Any], what: str, show: Any) -> str:
+    values = [(part, facts.get(f"{part}_{what}")) for part in ("teacher", "student", "predictor")]
+    return ", ".join(f"{part} {show(value)}" for part, value in values if value is not None)
+
+
+def _flops(facts: dict[str, Any]) -> str:
+    text = _parts(facts, "gflops_per_clip", lambda number: f"{number:.4g}")
+    step = facts.get("train_step_gflops_per_clip")
+    return f"{text} forward; training step {step:.1f}" if step is not None else text
+
+
+def _length(facts: dict[str, Any]) -> str:
+    clips, steps = facts["clips"], facts["steps"]
+    text = f"{clips:,} clips" if clips is not None else "clips unknown here"
+    if facts["epochs"] is not None:
+        text += f", {facts['epochs']:.4g} epochs"
+    text += f", {steps:,} steps of {facts['batch_clips']} clips" if steps else ""
+    pflops = facts.get("run_pflops")
+    return f"{text}, {pflops:,.4g} PFLOP in all" if pflops else text
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    if "device_memory_gb" not in facts:
+        return ""
+    return (
+        f"device about {facts['device_memory_gb']:.2g} GB, host about {facts['host_memory_gb']:.2g} GB for clips, "
+        f"disk {facts['disk_gb']:.2g} GB for checkpoints"
+    )

@@ -1,0 +1,162 @@
+"""What every component promises, whatever its kind."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import tomli_w
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from salt_toolkit.component import Component
+from salt_toolkit.contracts import ClipBatch
+from salt_toolkit.geometry import ClipSpec, Cost
+from salt_toolkit.registry import Registry
+
+# Run in a fresh interpreter: asks a config what `salt check` asks, and prints what that imported.
+_COLD_QUESTIONS = """
+import importlib, json, sys
+from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.registry import Registry
+plugin, kind, section, clip = json.loads(sys.argv[1])
+registry = Registry.from_modules({plugin: importlib.import_module(plugin)})
+config = registry.get(kind, section.pop("use")).component.config.model_validate_json(json.dumps(section))
+list(config.missing())
+if kind in ("teacher", "student"):
+    config.token_spec(ClipSpec.model_validate_json(json.dumps(clip)))
+heavy = {"torch", "torchvision", "timm", "transformers", "av", "decord", "sklearn", "matplotlib"}
+print(json.dumps(sorted(heavy & sys.modules.keys())))
+"""
+
+
+class ContractBroken(AssertionError):
+    """A component does not do what its kind promises; the message states the promise."""
+
+
+def promise(held: bool, sentence: str) -> None:
+    """Raises `ContractBroken` with the sentence unless the promise was held."""
+    if not held:
+        raise ContractBroken(sentence)
+
+
+def random_batch(clip: ClipSpec, num_clips: int = 2, *, seed: int = 0) -> ClipBatch:
+    """Clips of noise, the same for the same seed: uint8, as datasets give them."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_clips, clip.frames, clip.size, clip.size, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return ClipBatch(tuple(f"clip{seed}_{index}" for index in range(num_clips)), {"clip": pixels})
+
+
+class ComponentContract:
+    """The promises of every component; subclass the class of your kind instead.
+
+    Attributes:
+        kind: The component's kind; set by the class of each kind.
+        plugin: The module that defines the hooks, as in the entry point.
+        section: The recipe's section: ``use`` and the settings.
+        clip: The clip to work on, where the kind sees clips; small keeps tests quick.
+    """
+
+    kind: ClassVar[str]
+    plugin: str
+    section: Mapping[str, Any]
+    clip: ClipSpec = ClipSpec(frames=4, size=32)
+
+    @property
+    def component(self) -> Component:
+        """The component, found through the plugin's hooks."""
+        registry = Registry.from_modules({self.plugin: importlib.import_module(self.plugin)})
+        return registry.get(self.kind, self.section["use"]).component
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The section without ``use``."""
+        return {name: value for name, value in self.section.items() if name != "use"}
+
+    @property
+    def config(self) -> Any:
+        """The settings, validated as a recipe's are."""
+        return self.component.config.model_validate_json(json.dumps(self.settings))
+
+    def test_the_summary_is_one_line(self) -> None:
+        """`salt plugins` prints it."""
+        summary = self.component.summary
+        promise("\n" not in summary.strip(), f"a component's summary is one line, found {summary!r}")
+
+    def test_every_setting_is_described(self) -> None:
+        """A recipe's author reads the descriptions in errors, in the docs and in the editor."""
+        fields = self.component.config.model_fields
+        silent = [name for name, field in fields.items() if not (field.description or "").strip()]
+        promise(not silent, f"every setting has a description that states its unit; none on: {', '.join(silent)}")
+
+    def test_an_unknown_setting_is_refused(self) -> None:
+        """A misspelt key in a recipe must never be ignored."""
+        settings = {**self.settings, "a_setting_that_nobody_defines": 1}
+        try:
+            self.component.config.model_validate_json(json.dumps(settings))
+        except ValidationError:
+            return
+        raise ContractBroken('a config refuses unknown keys; keep extra="forbid" of salt_toolkit.Config')
+
+    def test_the_config_survives_toml(self) -> None:
+        """Runs and checkpoints keep their recipe as TOML."""
+        written = tomli_w.dumps(self.config.model_dump(mode="json", exclude_none=True))
+        read = self.component.config.model_validate_json(json.dumps(tomllib.loads(written)))
+        promise(read == self.config, f"a config written to TOML and read again is the same, found {read!r}")
+
+    def test_the_config_answers_without_heavy_imports(self) -> None:
+        """`salt check` is quick because plugins import torch inside their build functions only."""
+        question = [self.plugin, self.kind, dict(self.section), self.clip.model_dump(mode="json")]
+        done = subprocess.run(
+            [sys.executable, "-c", _COLD_QUESTIONS, json.dumps(question)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        promise(done.returncode == 0, f"importing the plugin in a fresh interpreter failed:\n{done.stderr}")
+        heavy = json.loads(done.stdout.splitlines()[-1])
+        promise(not heavy, f"a plugin imports heavy libraries inside build only; at import came {', '.join(heavy)}")
+
+
+def expect_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """The tensor has this shape, is float32, and is finite."""
+    promise(tuple(tensor.shape) == shape, f"{what} have the shape {shape}, found {tuple(tensor.shape)}")
+    promise(tensor.dtype == torch.float32, f"{what} are float32, found {tensor.dtype}")
+    promise(bool(torch.isfinite(tensor).all()), f"{what} are finite")
+
+
+def expect_close(found: Tensor, expected: Tensor, sentence: str) -> None:
+    """Equal up to float32's rounding, which differs with the shape of a product."""
+    difference = (found - expected).abs().max().item()
+    promise(torch.allclose(found, expected, rtol=1e-3, atol=1e-4), f"{sentence}; they differ by up to {difference:.2g}")
+
+
+def expect_learning(module: nn.Module, output: Tensor) -> None:
+    """A gradient from the output reaches every parameter that asks for one."""
+    (output * torch.randn_like(output)).sum().backward()
+    missed = [name for name, value in module.named_parameters() if value.requires_grad and value.grad is None]
+    promise(
+        not missed,
+        f"the gradient reaches every learnable parameter, and does not reach {', '.join(missed)}; "
+        "use them, or take requires_grad away",
+    )
+
+
+def expect_cost(module: nn.Module, cost: Cost | None, counter: FlopCounterMode) -> None:
+    """The config's arithmetic equals what was built and what torch counted for one clip."""
+    if cost is None:
+        return
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    promise(cost.parameters == parameters, f"cost().parameters is {cost.parameters}, and the model has {parameters}")
+    flops = counter.get_total_flops()
+    promise(cost.forward_flops == flops, f"cost().forward_flops is {cost.forward_flops}, and torch counts {flops}")

@@ -1,0 +1,199 @@
+"""What teachers, students and predictors promise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from salt_toolkit.contracts import ClipBatch, Mask, Predictor, Student, Teacher
+from salt_toolkit.geometry import Grid, MaskCounts, TokenSpec
+from salt_toolkit.testing.base import (
+    ComponentContract,
+    expect_close,
+    expect_cost,
+    expect_learning,
+    expect_shape,
+    promise,
+    random_batch,
+)
+
+
+class TeacherContract(ComponentContract):
+    """The promises of a teacher."""
+
+    kind = "teacher"
+
+    def build(self) -> Teacher:
+        """The teacher, with the same random weights every time where it has random weights."""
+        torch.manual_seed(0)
+        return self.component.build(self.config, clip=self.clip)
+
+    def test_latents_are_as_the_config_says(self) -> None:
+        """Uint8 clips in; float32 latents out, of the grid and width that the arithmetic gave."""
+        spec, teacher = self.config.token_spec(self.clip), self.build()
+        promise(teacher.token_spec == spec, f"token_spec is the config's answer, {spec}; found {teacher.token_spec}")
+        expect_shape(teacher(random_batch(self.clip)), (2, spec.grid.num_tokens, spec.dim), "latents")
+
+    def test_the_same_clip_gives_the_same_latents(self) -> None:
+        """In another call bit for bit, and in another batch up to rounding; caches rest on it."""
+        teacher, batch = self.build(), random_batch(self.clip, 3)
+        latents = teacher(batch)
+        promise(torch.equal(latents, teacher(batch)), "a second call gives the same latents, bit for bit")
+        alone = teacher(ClipBatch(batch.clip_ids[1:2], {"clip": batch.tensors["clip"][1:2]}))
+        expect_close(alone, latents[1:2], "a clip's latents do not depend on the rest of the batch")
+
+    def test_different_clips_give_different_latents(self) -> None:
+        """A teacher that says the same of everything has nothing to teach."""
+        latents = self.build()(random_batch(self.clip))
+        promise(not torch.allclose(latents[0], latents[1]), "different clips give different latents")
+
+    def test_the_teacher_is_frozen(self) -> None:
+        """Evaluation mode, and no parameter asks for a gradient."""
+        teacher = self.build()
+        promise(not teacher.training, "a teacher is built in evaluation mode; call eval()")
+        learnable = [name for name, value in teacher.named_parameters() if value.requires_grad]
+        promise(
+            not learnable, f"no parameter of a teacher requires a gradient; call requires_grad_(False): {learnable}"
+        )
+
+    def test_the_cost_is_true(self) -> None:
+        """The config's cost equals the model's parameters and torch's count of FLOPs."""
+        teacher = self.build()
+        with FlopCounterMode(display=False) as counter:
+            teacher(random_batch(self.clip, 1))
+        expect_cost(teacher, self.config.cost(self.clip), counter)
+
+
+class StudentContract(ComponentContract):
+    """The promises of a student."""
+
+    kind = "student"
+
+    def build(self) -> Student:
+        """The student, with the same initial weights every time."""
+        torch.manual_seed(0)
+        return self.component.build(self.config, clip=self.clip)
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The config's answer."""
+        return self.config.token_spec(self.clip)
+
+    def test_tokens_are_as_the_config_says(self) -> None:
+        """Float32 tokens for the visible ones, and for all where none are named."""
+        student, spec, batch = self.build(), self.spec, random_batch(self.clip)
+        promise(student.token_spec == spec, f"token_spec is the config's answer, {spec}; found {student.token_spec}")
+        expect_shape(student(batch), (2, spec.grid.num_tokens, spec.dim), "tokens of a whole clip")
+        visible = random_mask(spec.grid).visible
+        expect_shape(student(batch, visible), (2, visible.shape[1], spec.dim), "tokens of the visible part")
+
+    def test_none_means_all_tokens_in_grid_order(self) -> None:
+        """The same as naming every token."""
+        student, batch = self.build().eval(), random_batch(self.clip)
+        every = torch.arange(self.spec.grid.num_tokens).repeat(2, 1)
+        expect_close(student(batch), student(batch, every), "visible = None means all tokens in grid order")
+
+    def test_the_order_of_visible_is_kept(self) -> None:
+        """Naming the visible tokens in another order permutes the result, and nothing else."""
+        student, batch = self.build().eval(), random_batch(self.clip)
+        visible = random_mask(self.spec.grid).visible
+        order = torch.randperm(visible.shape[1], generator=torch.Generator().manual_seed(1))
+        found = student(batch, visible[:, order])
+        expect_close(found, student(batch, visible)[:, order], "tokens come in the order in which visible names them")
+
+    def test_hidden_pixels_do_not_leak(self) -> None:
+        """What the student cannot see does not change what it says."""
+        student, batch = self.build().eval(), random_batch(self.clip)
+        visible = random_mask(self.spec.grid).visible
+        seen = pixels_of(visible, self.spec.grid, batch.tensors["clip"])
+        other = random_batch(self.clip, seed=1).tensors["clip"]
+        changed = batch.with_tensors(clip=torch.where(seen, batch.tensors["clip"], other))
+        expect_close(student(changed, visible), student(batch, visible), "hidden pixels do not reach the student")
+
+    def test_every_parameter_learns(self) -> None:
+        """A gradient from the visible tokens reaches all parameters."""
+        student = self.build().train()
+        expect_learning(student, student(random_batch(self.clip), random_mask(self.spec.grid).visible))
+
+    def test_the_cost_is_true(self) -> None:
+        """The config's cost equals the model's parameters and torch's count of FLOPs."""
+        student, visible = self.build(), random_mask(self.spec.grid).visible[:1]
+        with FlopCounterMode(display=False) as counter:
+            student(random_batch(self.clip, 1), visible)
+        expect_cost(student, self.config.cost(self.clip, visible.shape[1]), counter)
+
+
+class PredictorContract(ComponentContract):
+    """The promises of a predictor.
+
+    Attributes:
+        student: The tokens it gets.
+        teacher: The latents it has to guess.
+    """
+
+    kind = "predictor"
+    student: TokenSpec = TokenSpec(Grid(2, 4, 4), 16)
+    teacher: TokenSpec = TokenSpec(Grid(2, 4, 4), 24)
+
+    def build(self) -> Predictor:
+        """The predictor, with the same initial weights every time."""
+        torch.manual_seed(0)
+        return self.component.build(self.config, student=self.student, teacher=self.teacher)
+
+    def tokens(self, mask: Mask) -> Tensor:
+        """Random tokens, as a student would give them."""
+        generator = torch.Generator().manual_seed(2)
+        return torch.randn(*mask.visible.shape, self.student.dim, generator=generator)
+
+    def test_there_is_one_prediction_for_each_target(self) -> None:
+        """Float32 latents of the teacher's width."""
+        mask = random_mask(self.student.grid)
+        shape = (2, mask.target.shape[1], self.teacher.dim)
+        expect_shape(self.build()(self.tokens(mask), mask), shape, "predictions")
+
+    def test_the_order_of_tokens_has_no_meaning(self) -> None:
+        """Positions come from the mask: permuted targets permute the result, permuted input changes nothing."""
+        predictor, mask = self.build().eval(), random_mask(self.student.grid)
+        tokens = self.tokens(mask)
+        predicted = predictor(tokens, mask)
+        order = torch.randperm(mask.target.shape[1], generator=torch.Generator().manual_seed(3))
+        found = predictor(tokens, Mask(mask.visible, mask.target[:, order]))
+        expect_close(found, predicted[:, order], "predictions come in the order of mask.target")
+        order = torch.randperm(mask.visible.shape[1], generator=torch.Generator().manual_seed(4))
+        found = predictor(tokens[:, order], Mask(mask.visible[:, order], mask.target))
+        expect_close(found, predicted, "a token's place is what mask.visible says, not where it stands")
+
+    def test_every_parameter_learns(self) -> None:
+        """A gradient reaches all parameters, and the student's tokens."""
+        predictor, mask = self.build().train(), random_mask(self.student.grid)
+        tokens = self.tokens(mask).requires_grad_()
+        expect_learning(predictor, predictor(tokens, mask))
+        promise(tokens.grad is not None, "the gradient passes through the predictor to the student's tokens")
+
+    def test_the_cost_is_true(self) -> None:
+        """The config's cost equals the model's parameters and torch's count of FLOPs."""
+        predictor, whole = self.build(), random_mask(self.student.grid)
+        mask = Mask(whole.visible[:1], whole.target[:1])
+        with FlopCounterMode(display=False) as counter:
+            predictor(self.tokens(mask), mask)
+        counts = MaskCounts(visible=mask.visible.shape[1], target=mask.target.shape[1])
+        expect_cost(predictor, self.config.cost(self.student, self.teacher, counts), counter)
+
+
+def random_mask(grid: Grid, num_clips: int = 2, *, seed: int = 0) -> Mask:
+    """A quarter of the tokens visible (at least one), the rest targets, ascending."""
+    num_visible = max(1, grid.num_tokens // 4)
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.stack([torch.randperm(grid.num_tokens, generator=generator) for _ in range(num_clips)])
+    return Mask(shuffled[:, :num_visible].sort().values, shuffled[:, num_visible:].sort().values)
+
+
+def pixels_of(visible: Tensor, grid: Grid, clips: Tensor) -> Tensor:
+    """Which pixels of stored clips (batch, frames, height, width, channels) belong to visible tokens."""
+    num_clips, frames, height, width, _ = clips.shape
+    seen = torch.zeros(num_clips, grid.num_tokens, dtype=torch.bool).scatter_(1, visible, True)
+    seen = seen.reshape(num_clips, grid.frames, grid.rows, grid.columns)
+    for axis, factor in ((1, frames // grid.frames), (2, height // grid.rows), (3, width // grid.columns)):
+        seen = seen.repeat_interleave(factor, dim=axis)
+    return seen.unsqueeze(-1)

@@ -1,0 +1,77 @@
+"""What a person sees while a run trains: one live line in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+LOG_SECONDS = 15.0
+"""Seconds from one line to the next where the output is no terminal."""
+
+SHOWN = {"loss": "loss {:.4g}", "explained_variance": "R² {:.3f}", "cosine": "cos {:.3f}"}
+"""How metrics are shown; a method may have others, which are only written to the file."""
+
+
+class Progress:
+    """Shows a run's position; use it in a ``with`` block.
+
+    Args:
+        name: The run's name.
+        console: Where to; by default the standard error stream.
+    """
+
+    def __init__(self, name: str, console: Console | None = None) -> None:
+        self.name = name
+        self.console = console or Console(stderr=True, highlight=False)
+        self._bar: RichProgress | None = None
+        self._task = TaskID(0)
+        self._last_line = 0.0
+        self._start: tuple[float, int] | None = None
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[details]}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(self.name, total=None, details="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """Prints a line of its own."""
+        self.console.print(f"{self.name}: {message}", markup=False, soft_wrap=True)
+
+    def update(self, step: int, total: int, line: Mapping[str, float | int]) -> None:
+        """Shows a line of metrics."""
+        details = "  ".join(text.format(line[name]) for name, text in SHOWN.items() if name in line)
+        details += f"  {line['clips_per_second']:.0f} clips/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, total=total, details=details)
+            return
+        now = time.monotonic()
+        start_time, start_step = self._start = self._start or (now, step)
+        if now - self._last_line >= LOG_SECONDS or step == total:
+            self._last_line = now
+            left = (now - start_time) / (step - start_step) * (total - step) if step > start_step else None
+            eta = f"  ETA {_minutes(left)}" if left is not None else ""
+            self.say(f"step {step}/{total}  {details}{eta}")
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

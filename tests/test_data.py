@@ -1,0 +1,148 @@
+"""Order, loading ahead, and bad clips: the same batches whatever the machine does."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salt_toolkit.contracts import Sample
+from salt_toolkit.data.loading import BatchLoader, ClipReader, RamCache
+from salt_toolkit.data.order import ClipOrder
+from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.errors import BadClip, DataError
+from salt_toolkit.geometry import ClipSpec
+
+
+class Numbers:
+    """A dataset whose clip i is the number i; the ``bad`` ones cannot be read."""
+
+    class_names = ()
+
+    def __init__(self, num_clips, bad=(), delay=0.0):
+        self.clip_ids = [f"clip{i}" for i in range(num_clips)]
+        self.bad = set(bad)
+        self.delay = delay
+        self.reads = []
+
+    def read(self, index, view):
+        self.reads.append((index, view))
+        if self.delay:
+            time.sleep(self.delay * (index % 3))
+        if index in self.bad:
+            raise BadClip(f"/data/{index}.mp4", "is not a video")
+        return Sample(f"clip{index}", {"clip": torch.tensor([index, view])}, label=index % 2)
+
+
+def load(dataset, *, batch_size=4, start=0, end=None, workers=3, file=None, max_fraction=0.5, views=1, prefetch=2):
+    order = ClipOrder(len(dataset.clip_ids), batch_size, seed=7)
+    quarantine = Quarantine(file, num_clips=len(dataset.clip_ids), max_fraction=max_fraction)
+    reader = ClipReader(dataset, quarantine, ClipSpec(views=views), seed=7)
+    end = order.batches_per_epoch if end is None else end
+    loader = BatchLoader(
+        reader, order, start=start, end=end, workers=workers, prefetch=prefetch, prepare=lambda batch, place: batch
+    )
+    with loader as batches:
+        return [(batch.clip_ids, batch.tensors["clip"][:, 1].tolist()) for batch in batches]
+
+
+@given(st.integers(1, 60), st.integers(1, 10), st.integers(0, 5))
+def test_an_epoch_holds_every_clip_at_most_once_and_epochs_differ(num_clips, batch_size, seed):
+    if num_clips < batch_size:
+        with pytest.raises(DataError, match="fewer than one batch"):
+            ClipOrder(num_clips, batch_size, seed)
+        return
+    order = ClipOrder(num_clips, batch_size, seed)
+    per_epoch = order.batches_per_epoch
+    places = list(order.batches(0, 2 * per_epoch))
+    first = [index for place in places[:per_epoch] for index in place.indices]
+    assert len(first) == len(set(first)) == per_epoch * batch_size
+    assert set(first) <= set(range(num_clips))
+    assert [place.epoch for place in places] == [0] * per_epoch + [1] * per_epoch
+
+
+@given(st.integers(0, 30))
+def test_starting_in_the_middle_gives_the_same_batches(start):
+    order = ClipOrder(50, 4, seed=3)
+    assert list(order.batches(0, 40))[start:] == list(order.batches(start, 40))
+
+
+def test_batches_do_not_depend_on_threads_or_timing():
+    expected = load(Numbers(40), workers=1, prefetch=1)
+    assert load(Numbers(40, delay=0.002), workers=7, prefetch=3) == expected
+    assert load(Numbers(40), start=4) == expected[4:]
+
+
+def test_views_follow_the_epoch():
+    batches = load(Numbers(8), end=6, views=2)
+    assert [set(views) for _, views in batches] == [{0}, {0}, {1}, {1}, {0}, {0}]
+
+
+def test_a_bad_clip_is_recorded_and_replaced_the_same_way_every_time(tmp_path):
+    book = tmp_path / "bad_clips.jsonl"
+    bad = {3, 11, 12}
+    first = load(Numbers(40, bad), file=book, workers=5, end=30)
+    assert all(f"clip{index}" not in ids for ids, _ in first for index in bad)
+    entries = [json.loads(line) for line in book.read_text().splitlines()]
+    assert {entry["clip_id"] for entry in entries} == {f"clip{index}" for index in bad}
+    assert len(entries) == len(bad)
+    assert entries[0]["reason"] == "is not a video"
+    assert entries[0]["path"].endswith(".mp4")
+    # A resumed run has the book already, and reads none of the bad clips again.
+    again = Numbers(40, bad)
+    assert load(again, file=book, workers=1, start=13, end=30) == first[13:]
+    assert not bad & {index for index, _ in again.reads}
+
+
+def test_too_many_bad_clips_stop_the_run_with_the_last_reason():
+    with pytest.raises(DataError, match=r"bad clips .* loader.max_bad_fraction = 0.1 .*is not a video"):
+        load(Numbers(40, range(20)), max_fraction=0.1)
+
+
+def test_many_good_clips_do_not_hide_a_bad_neighbourhood():
+    quarantine = Quarantine(None, num_clips=10**6, max_fraction=0.01)
+    for _ in range(300):
+        quarantine.count_read()
+    quarantine.record("a", BadClip("a", "x"))
+    with pytest.raises(DataError):
+        for number in range(10):
+            quarantine.record(f"b{number}", BadClip("b", "x"))
+
+
+def test_no_readable_clip_is_an_error_and_not_an_endless_loop():
+    with pytest.raises(DataError, match="none of the dataset's 8 clips can be read"):
+        load(Numbers(8, range(8)), max_fraction=1.0)
+
+
+def test_a_crash_in_a_reading_thread_reaches_the_consumer():
+    dataset = Numbers(8)
+    dataset.read = lambda index, view: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        load(dataset)
+
+
+def test_leaving_early_leaves_no_thread_behind():
+    before = threading.active_count()
+    order = ClipOrder(400, 4, seed=0)
+    reader = ClipReader(
+        Numbers(400, delay=0.001), Quarantine(None, num_clips=400, max_fraction=0.0), ClipSpec(), seed=0
+    )
+    with BatchLoader(
+        reader, order, start=0, end=90, workers=4, prefetch=2, prepare=lambda batch, place: batch
+    ) as batches:
+        next(iter(batches))
+    assert threading.active_count() == before
+
+
+def test_the_memory_cache_keeps_what_fits_and_gives_the_same():
+    dataset = Numbers(10)
+    cache = RamCache(dataset, budget=3 * 16)
+    first = [cache.read(index, 0).tensors["clip"].tolist() for index in range(10)]
+    second = [cache.read(index, 0).tensors["clip"].tolist() for index in range(10)]
+    assert first == second
+    assert len(dataset.reads) == 10 + 7
