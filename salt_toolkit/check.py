@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from salt_toolkit.errors import GeometryError, MissingArtifact
+from salt_toolkit.errors import GeometryError, MissingArtifact, SaltError
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
 from salt_toolkit.recipe import Recipe
@@ -68,6 +68,8 @@ def check_recipe(recipe: Recipe) -> Report:
     costs = _costs(recipe, tokens, report)
     _add_cost_facts(recipe, tokens, costs, report)
     _add_length_facts(recipe, report)
+    if report.facts["steps"]:
+        report.findings.extend(_schedules(recipe, tokens, report.facts["steps"]))
     report.findings.extend(_without_effect(recipe))
     return report
 
@@ -180,6 +182,18 @@ def _add_length_facts(recipe: Recipe, report: Report) -> None:
     if steps and gflops:
         teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
         report.facts["run_pflops"] = steps * train.batch_size * train.accumulate * (gflops + teacher) / 1e6
+
+
+def _schedules(recipe: Recipe, tokens: _Tokens, steps: int) -> Iterator[Finding]:
+    """Whether every schedule fits the run's length, and every mask ratio that it comes to leaves tokens."""
+    for name, selected in recipe.schedules.items():
+        try:
+            schedule = selected.build(total_steps=steps)
+            if name == "mask_ratio" and tokens.student and recipe.masker:
+                for step in (0, steps // 2, steps - 1):
+                    recipe.masker.config.counts(tokens.student.grid, schedule(step))
+        except SaltError as error:
+            yield Finding("error", f"schedules.{name}", str(error))
 
 
 def _without_effect(recipe: Recipe) -> Iterator[Finding]:

@@ -95,6 +95,7 @@ def salt_schedules() -> Iterable[Component]:
 
     Config: a `ScheduleConfig`.
     Build: ``build(config, *, total_steps: int) -> contracts.Schedule``, a pure function of the step.
+    Light, without torch: `salt check` builds schedules too.
     """
     raise AssertionError
 

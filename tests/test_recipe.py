@@ -148,6 +148,12 @@ def test_overrides_are_typed_by_the_recipe_and_recorded(load):
     assert tomllib.loads(recipe.to_toml())["run"]["name"] == "3"
 
 
+def test_another_length_replaces_the_one_below(load, tmp_path):
+    assert load(SMALL, "train.epochs=3").train.max_steps is None
+    (tmp_path / "base.toml").write_text(SMALL)
+    assert load("extends = 'base.toml'\n[train]\nepochs = 2\n").train.epochs == 2
+
+
 def test_a_wrong_override_names_the_option(load):
     assert problems(load, SMALL, "masker.ratio=lots")[0].startswith('--set: masker.ratio: found "lots"')
     assert "--set: masker.rato: unknown key; did you mean 'ratio'?" in problems(load, SMALL, "masker.rato=0.5")[0]

@@ -17,6 +17,9 @@ Table = dict[str, Any]
 OVERRIDE = "--set"
 """What stands in place of a file name for values from the command line."""
 
+ALTERNATIVES: tuple[frozenset[Key], ...] = (frozenset({("train", "epochs"), ("train", "max_steps")}),)
+"""Keys that say the same thing in different ways: a layer that gives one takes the others of lower layers away."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -55,6 +58,10 @@ class Source:
         A table that names another component (``use``) starts afresh, since the settings of the
         component that it replaces mean nothing to it.
         """
+        for keys in ALTERNATIVES:
+            if any(_holds(values, key) for key in keys):
+                for key in keys:
+                    self._remove(key)
         self._merge_table(self.values, values, ())
         self.origins.update(origins)
 
@@ -71,9 +78,25 @@ class Source:
             else:
                 self._merge_table(old, value, key)
 
+    def _remove(self, key: Key) -> None:
+        table: Any = self.values
+        for part in key[:-1]:
+            table = table.get(part, {}) if isinstance(table, dict) else {}
+        if isinstance(table, dict):
+            table.pop(key[-1], None)
+        self._forget(key)
+
     def _forget(self, key: Key) -> None:
         for known in [known for known in self.origins if known[: len(key)] == key]:
             del self.origins[known]
+
+
+def _holds(values: Any, key: Key) -> bool:
+    for part in key:
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 @dataclass(frozen=True)

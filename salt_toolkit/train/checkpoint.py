@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from salt_toolkit.contracts import Method
 from salt_toolkit.errors import RunError
-from salt_toolkit.train.files import checksum, sync, write_json
+from salt_toolkit.files import checksum, sync, write_json
 
 MODULES = "modules.safetensors"
 OPTIMIZER = "optimizer.safetensors"

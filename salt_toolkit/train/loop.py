@@ -61,8 +61,8 @@ def train(recipe: Recipe, machine: Machine, progress: Progress) -> Outcome:
     trainer = _Trainer(recipe, machine, progress)
     with StopRequests() as requests:
         trainer.resume_or_calibrate()
-        with trainer.batches() as batches:
-            trainer.run_steps(iter(batches), requests)
+        with trainer.metrics_file() as metrics, trainer.batches() as batches:
+            trainer.run_steps(iter(batches), metrics, requests)
         return trainer.finish(requests)
 
 
@@ -107,16 +107,20 @@ class _Trainer:
         elif self.method.calibration_clips:
             self.progress.say(f"calibrating on {self.method.calibration_clips} clips")
             num_batches = math.ceil(self.method.calibration_clips / self.order.batch_size)
-            with self._loader(0, num_batches, lambda batch, place: batch) as batches:
+            # Under autocast, as in training: the statistics are those of the latents that will come.
+            with self._loader(0, num_batches, _unchanged) as batches, self.machine.autocast():
                 self.method.calibrate(batch.to(self.machine.device) for batch in batches)
-        self.metrics = MetricsFile(self.directory.metrics, done=self.step)
+
+    def metrics_file(self) -> MetricsFile:
+        """The metrics, cut back to the step that the run goes on from."""
+        return MetricsFile(self.directory.metrics, done=self.step)
 
     def batches(self) -> BatchLoader:
         """The batches of the steps that are left."""
         accumulate = self.recipe.train.accumulate
         return self._loader(self.step * accumulate, self.total_steps * accumulate, self._prepare)
 
-    def run_steps(self, batches: Iterator[ClipBatch], requests: StopRequests) -> None:
+    def run_steps(self, batches: Iterator[ClipBatch], metrics: MetricsFile, requests: StopRequests) -> None:
         """Trains until the run is complete or a signal asks to stop."""
         settings = self.recipe.train
         clock = _Clock()
@@ -139,7 +143,7 @@ class _Trainer:
 
             # 4. Every so often: read the metrics, save a checkpoint.
             if self.step % settings.log_every == 0 or self.step == self.total_steps:
-                self._log(lr, weight_decay, clock)
+                self._log(metrics, lr, weight_decay, clock)
             if self.step % settings.checkpoint_every == 0:
                 self.save_checkpoint()
 
@@ -147,7 +151,6 @@ class _Trainer:
         """Leaves a resumable checkpoint, or the finished student."""
         if self.step < self.total_steps or self.step % self.recipe.train.checkpoint_every:
             self.save_checkpoint()
-        self.metrics.close()
         complete = self.step == self.total_steps
         if complete:
             save_student(self.method, self.directory.student, {"run": self.recipe.run.name, "steps": str(self.step)})
@@ -193,7 +196,7 @@ class _Trainer:
             return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return nn.utils.clip_grad_norm_(self.parameters, limit)
 
-    def _log(self, lr: float, weight_decay: float, clock: _Clock) -> None:
+    def _log(self, metrics: MetricsFile, lr: float, weight_decay: float, clock: _Clock) -> None:
         means = self.meter.means()
         self.meter.clear()
         seconds, waiting_share, num_batches = clock.lap()
@@ -207,7 +210,7 @@ class _Trainer:
             "data_wait_share": waiting_share,
             "num_bad_clips": len(self.quarantine.reasons),
         }
-        self.metrics.write(line)
+        metrics.write(line)
         self.progress.update(self.step, self.total_steps, line)
         if not math.isfinite(means["loss"]):
             raise RunError(
@@ -247,6 +250,10 @@ class _Clock:
         lap = (seconds, self._waited / seconds, self._num_batches)
         self._start, self._waited, self._num_batches = now, 0.0, 0
         return lap
+
+
+def _unchanged(batch: ClipBatch, place: Place) -> ClipBatch:
+    return batch
 
 
 def _no_weight_decay(step: int) -> float:

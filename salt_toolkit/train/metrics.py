@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salt_toolkit.train.files import write_text
+from salt_toolkit.files import write_text
 
 
 class Meter:
@@ -47,7 +47,7 @@ class Meter:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one line for every logged step, none twice and none missing after a resume.
+    """``metrics.jsonl``, in a ``with`` block: a line for every logged step, none twice or missing after a resume.
 
     Args:
         path: The file.
@@ -65,8 +65,10 @@ class MetricsFile:
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()
 
-    def close(self) -> None:
-        """Closes the file."""
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *details: object) -> None:
         self._file.close()
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from salt_toolkit.errors import RunError
+from salt_toolkit.files import write_json, write_text
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs import RunDirectory
 from salt_toolkit.train.environment import Machine, describe_environment
-from salt_toolkit.train.files import write_json, write_text
 from salt_toolkit.train.loop import Outcome, train
 from salt_toolkit.train.progress import Progress
 

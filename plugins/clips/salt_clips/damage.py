@@ -60,10 +60,6 @@ class Timeline:
     _reached: int = 0
     _latest: int | None = None
 
-    def note_end(self, end: Fraction) -> None:
-        """Notes when a packet of any stream ends, in seconds."""
-        self.end = max(self.end, end)
-
     def note_bytes(self, position: int | None, size: int) -> None:
         """Notes where in the file a packet of any stream lies."""
         if position is None:

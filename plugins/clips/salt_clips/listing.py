@@ -115,13 +115,14 @@ def list_file(pattern: Path, split: str, *, root: Path, labels: bool, delimiter:
     number = {name: label for label, name in enumerate(classes)}
     videos: dict[str, Video] = {}
     line_of: dict[str, str] = {}
+    base = os.path.abspath(root)
     for place, name, label in rows:
-        path = os.path.normpath(root / name)
+        path = os.path.normpath(os.path.join(base, name))
         if path in videos:
             raise DataError(f"{place}: {name} stands already at {line_of[path]}; remove one of the two")
         line_of[path] = place
-        within = Path(path).is_relative_to(os.path.normpath(root))
-        clip_id = Path(path).relative_to(os.path.normpath(root)).as_posix() if within else name
+        within = path.startswith(base + os.sep)
+        clip_id = path[len(base) + 1 :].replace(os.sep, "/") if within else name
         videos[path] = Video(clip_id, path, number[label] if labels else None)
     return Listing(tuple(videos.values()), classes)
 

@@ -17,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -98,15 +99,20 @@ class PyAVReader:
         self._packets: list[Packet] | None = [] if num_bytes <= _KEEP_BYTES else None
         # With a length for each stream, the video's own end counts; else that of the longest stream.
         streams = self._container.streams if self._stream.duration is None else (self._stream,)
+        ends: dict[int, int] = {}
         for packet in self._container.demux(*streams):
             if packet.size == 0:
                 continue
             timeline.note_bytes(packet.pos, packet.size)
             if packet.pts is not None:
-                timeline.note_end((packet.pts + (packet.duration or 0)) * packet.time_base)
+                key = packet.stream_index
+                ends[key] = max(ends.get(key, 0), packet.pts + (packet.duration or 0))
             if packet.stream_index == self._stream.index:
                 self._note(packet, timeline)
         timeline.note_bytes(num_bytes, 0)
+        timeline.end = max(
+            (end * _tick(self._container.streams[key]) for key, end in ends.items()), default=Fraction(0)
+        )
         return timeline
 
     def _note(self, packet: Packet, timeline: Timeline) -> None:
@@ -214,9 +220,12 @@ def _header(container: InputContainer, stream: VideoStream) -> Header:
     is_mov, is_matroska = (name in container.format.name.split(",") for name in ("mov", "matroska"))
     end = None
     # Of other containers FFmpeg only estimates the length.
-    if is_mov and stream.duration is not None and stream.time_base is not None:
-        end = (stream.duration + (stream.start_time or 0)) * stream.time_base
+    if is_mov and stream.duration is not None:
+        end = (stream.duration + (stream.start_time or 0)) * _tick(stream)
     elif is_matroska and container.duration is not None:
         end = Fraction(container.duration, av.time_base)
-    tick = stream.time_base or Fraction(1, av.time_base)
-    return Header(end, stream.frames, tick, may_hide_frames=is_mov, is_dense=is_matroska)
+    return Header(end, stream.frames, _tick(stream), may_hide_frames=is_mov, is_dense=is_matroska)
+
+
+def _tick(stream: Stream) -> Fraction:
+    return stream.time_base or Fraction(1, av.time_base)

@@ -17,7 +17,10 @@ LAYER_EPS = 1e-6
 """Added to a token's variance, as in the LayerNorms of VideoMAE and V-JEPA."""
 
 LEAST_RELATIVE_STD = 1e-3
-"""The least standard deviation to divide by, as a share of the mean one."""
+"""The least standard deviation to divide by, as a share of the mean one of all channels (which differ widely)."""
+
+LEAST_POSITION_STD = 0.1
+"""The least standard deviation of a channel at one position, as a share of its mean one over positions."""
 
 
 class NoNormalization(nn.Module):
@@ -42,8 +45,9 @@ class LayerNormalization(nn.Module):
 class Standardization(nn.Module):
     """Takes out mean and spread that were measured over calibration clips.
 
-    Standard deviations below a thousandth of their mean are raised to it. A channel that (nearly) never
-    varied would otherwise be divided by (nearly) zero, and its first small change would drown all others.
+    Standard deviations below a thousandth of their mean are raised to it; at single positions, those
+    below a tenth of the channel's mean one. What (nearly) never varied would otherwise be divided by
+    (nearly) zero: a corner that nothing visited in the calibration clips would drown all others later.
 
     Args:
         teacher: Grid and width of the latents.
@@ -105,6 +109,8 @@ class Standardization(nn.Module):
                 "check its checkpoint and the clips"
             )
         self.mean.copy_(mean)
+        if self.per_position:
+            std = std.maximum(LEAST_POSITION_STD * std.mean(dim=0, keepdim=True))
         self.std.copy_(std.clamp_min(LEAST_RELATIVE_STD * typical))
         self.calibrated.fill_(True)
         self._ready = True

@@ -1,0 +1,57 @@
+"""The demo's video set on disk: what `salt demo-data` writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from salt_toolkit.demo.motion import LABELS, write_motion_videos
+from salt_toolkit.errors import DataError
+from salt_toolkit.files import write_json
+
+MANIFEST = "demo.json"
+
+
+def write_demo_data(directory: Path, *, num_train: int, num_validation: int, seed: int) -> int:
+    """Writes a labelled set of motion videos, with a progress line; what is there already stays.
+
+    Args:
+        directory: Gets ``train/<label>/*.mp4`` and ``validation/<label>/*.mp4``.
+        num_train: Videos to train on.
+        num_validation: Held-out videos, of other digits.
+        seed: Decides every video.
+
+    Returns:
+        How many videos were written now.
+
+    Raises:
+        DataError: The directory holds something else.
+    """
+    settings = {"labels": list(LABELS), "num_train": num_train, "num_validation": num_validation, "seed": seed}
+    _claim(directory, settings)
+    columns = (TextColumn("videos"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("ETA"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("videos", total=None)
+        return write_motion_videos(
+            directory,
+            num_train=num_train,
+            num_validation=num_validation,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _claim(directory: Path, settings: dict[str, object]) -> None:
+    """Marks the directory as a demo set with these settings, or refuses to mix two sets."""
+    manifest = directory / MANIFEST
+    if manifest.is_file():
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        if found != settings:
+            raise DataError(f"{directory} holds a demo set made with {found}, not {settings}; name another directory")
+        return
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise DataError(f"{directory} is there and holds no demo set; name a new or empty directory")
+    write_json(manifest, settings)

@@ -1,0 +1,157 @@
+"""Videos of a moving digit, labelled by how it moves: what no single frame gives away."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float, UInt8
+from sklearn.datasets import load_digits
+
+from salt_toolkit.files import sync
+from salt_toolkit.seeding import generator_for
+
+LABELS = ("right", "up_right", "up", "up_left", "left", "down_left", "down", "down_right")
+"""Directions of motion, anticlockwise in steps of 45 degrees."""
+
+SIZE = 32
+"""Height and width of a video, in pixels."""
+
+NUM_FRAMES = 8
+"""Frames of a video."""
+
+FRAME_RATE = 8
+
+SPEED = (1.5, 3.0)
+"""Least and largest speed, in pixels a frame."""
+
+MAGNIFICATION = (2.4, 3.2)
+"""Least and largest size of a digit's pixel (a digit has 8x8), in a video's pixels."""
+
+BACKGROUND = (0.35, 0.65)
+"""Range of each of a background's colour channels, where 1 is full."""
+
+LEAST_CONTRAST = 1.0
+"""Least distance of the digit's colour from the background's: sum over three channels, where 1 is full."""
+
+TRAIN_SHARE = 2 / 3
+"""Share of the 1797 digits that only training videos show; the others are for validation."""
+
+ENCODER = {"crf": "8", "preset": "fast", "g": str(NUM_FRAMES), "bf": "0", "threads": "1"}
+"""Settings of libx264: little loss, and the same bytes from every run on one machine."""
+
+
+def write_motion_videos(
+    directory: Path,
+    *,
+    num_train: int,
+    num_validation: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Writes ``directory/{train,validation}/<label>/<label>_<number>.mp4``, h264.
+
+    The two splits show different digits. Every video depends on nothing but the seed, its split and
+    its number; labels take turns. A video that is there already stays as it is, so a call that was
+    interrupted goes on where it stopped.
+
+    Args:
+        directory: Gets the two splits; made if missing.
+        num_train: Videos to train on.
+        num_validation: Held-out videos.
+        seed: Of everything that is drawn.
+        progress: Called after each video with the number of videos done and of all.
+
+    Returns:
+        How many videos this call wrote.
+    """
+    jobs = [(split, n) for split, count in (("train", num_train), ("validation", num_validation)) for n in range(count)]
+    written = 0
+    for done, (split, number) in enumerate(jobs, start=1):
+        label = number % len(LABELS)
+        path = directory / split / LABELS[label] / f"{LABELS[label]}_{number:05d}.mp4"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_video(path, draw_motion(generator_for(seed, "demo", split, number), label=label, split=split))
+            written += 1
+        if progress is not None:
+            progress(done, len(jobs))
+    return written
+
+
+def draw_motion(
+    generator: np.random.Generator, *, label: int, split: str
+) -> UInt8[np.ndarray, "frames height width channels"]:
+    """Draws one video: a digit that moves at a steady speed over a plain background.
+
+    What leaves at one edge comes back at the other. So the digit is equally likely everywhere in every
+    frame, and no single frame says anything about the label.
+
+    Args:
+        generator: Draws digit, colours, magnification, speed and first place.
+        label: Index into `LABELS`.
+        split: Whose digits to show, ``train`` or ``validation``.
+    """
+    digits = _digits(split)
+    digit = digits[generator.integers(len(digits))]
+    background, colour = _draw_colours(generator)
+    magnification = generator.uniform(*MAGNIFICATION)
+    angle = label * math.tau / len(LABELS)
+    velocity = generator.uniform(*SPEED) * np.array([-math.sin(angle), math.cos(angle)])
+    start = generator.uniform(0, SIZE, 2)
+    frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+    for frame in range(NUM_FRAMES):
+        cover = _place(digit, start + frame * velocity, magnification)[..., None]
+        frames[frame] = np.rint(255 * (cover * colour + (1 - cover) * background))
+    return frames
+
+
+@cache
+def _digits(split: str) -> Float[np.ndarray, "digit 10 10"]:
+    """The digits of one split: ink from 0 to 1, with a margin of one pixel without ink."""
+    images = np.pad(load_digits().images / 16, ((0, 0), (1, 1), (1, 1)))
+    # Which digit belongs to which split must never depend on the demo's seed.
+    order = generator_for("demo", "digits").permutation(len(images))
+    num_train = round(TRAIN_SHARE * len(images))
+    return images[order[:num_train] if split == "train" else order[num_train:]]
+
+
+def _draw_colours(generator: np.random.Generator) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
+    """Draws a background colour and a digit's colour that stands out from it, lighter or darker."""
+    background = generator.uniform(*BACKGROUND, 3)
+    while True:
+        colour = generator.uniform(0, 1, 3)
+        if np.abs(colour - background).sum() > LEAST_CONTRAST:
+            return background, colour
+
+
+def _place(
+    digit: Float[np.ndarray, "side side"], centre: Float[np.ndarray, " 2"], magnification: float
+) -> Float[np.ndarray, "height width"]:
+    """Magnifies a digit and puts its centre (row, column, in pixels) on a picture whose edges join."""
+    middle = (len(digit) - 1) / 2
+    rows, columns = (((np.arange(SIZE) - c + SIZE / 2) % SIZE - SIZE / 2) / magnification + middle for c in centre)
+    return _weights(rows, len(digit)) @ digit @ _weights(columns, len(digit)).T
+
+
+def _weights(at: Float[np.ndarray, " place"], length: int) -> Float[np.ndarray, "place length"]:
+    """Linear interpolation as a matrix: how much each of ``length`` samples counts at each place."""
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(length)))
+
+
+def _write_video(path: Path, frames: UInt8[np.ndarray, "frames height width channels"]) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # The name does not end in .mp4, so the container's format must be given.
+    with av.open(str(beside), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options=ENCODER)
+        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    sync(beside)
+    beside.replace(path)

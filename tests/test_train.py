@@ -1,0 +1,326 @@
+"""Training: reproducible to the bit, resumable to the bit, and honest about what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from salt_toolkit.assemble import build_method, build_student
+from salt_toolkit.errors import DataError, RunError
+from salt_toolkit.recipe import load_recipe
+from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.train import checkpoint as checkpoints
+from salt_toolkit.train.metrics import Meter, MetricsFile, read_metrics
+from salt_toolkit.train.optimizer import build_optimizer, set_rates
+from salt_toolkit.train.start import run_recipe
+
+RECIPE = """
+[run]
+name = "small"
+[clip]
+frames = 4
+stride = 1
+size = 16
+[dataset]
+use = "video_folder"
+[teacher]
+use = "pixels"
+patch = 8
+[student]
+use = "timm_vit"
+model = "vit_tiny_patch16_224"
+dim = 24
+depth = 2
+heads = 3
+patch = 8
+drop_path = 0.2
+[predictor]
+use = "transformer"
+dim = 24
+depth = 1
+heads = 2
+[masker]
+use = "random"
+ratio = 0.5
+[objective]
+use = "mse"
+target_norm = "channel"
+calibration_clips = 8
+[optimizer]
+grad_clip = 1.0
+[schedules.lr]
+use = "warmup_cosine"
+peak = 1e-2
+floor = 1e-3
+warmup_steps = 2
+[schedules.weight_decay]
+use = "linear"
+start = 0.0
+end = 0.1
+[train]
+max_steps = 12
+batch_size = 4
+log_every = 3
+checkpoint_every = 5
+[loader]
+workers = 2
+ram_cache_mb = 10
+"""
+
+
+def write_video(path, shade, frames=6):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(frames):
+            picture = np.full((32, 32, 3), shade, np.uint8)
+            picture[4 * number : 4 * number + 8, 8:24] = 255 - shade
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(18):
+        write_video(root / "train" / "ab"[number % 2] / f"{number:02}.mp4", 7 * number)
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path, videos, registry):
+    def load(*overrides):
+        path = tmp_path / "recipe.toml"
+        path.write_text(RECIPE)
+        settings = [f"run.dir={tmp_path / 'runs'}", f"dataset.root={videos}", *overrides]
+        return load_recipe(path, registry, settings)
+
+    return load
+
+
+def weights(recipe):
+    return load_file(RunDirectory.of(recipe).student)
+
+
+def losses(recipe):
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in read_metrics(RunDirectory.of(recipe).metrics)]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_is_reproducible_to_the_bit_and_its_loss_falls(recipe):
+    first, second = recipe("run.name=one"), recipe("run.name=two", "loader.workers=5", "loader.ram_cache_mb=0")
+    outcome = run_recipe(first)
+    run_recipe(second)
+    assert (outcome.step, outcome.total_steps, outcome.stopped_by) == (12, 12, None)
+    assert same(weights(first), weights(second))
+    assert losses(first) == losses(second)
+    assert [line[0] for line in losses(first)] == [3, 6, 9, 12]
+    assert losses(first)[-1][1] < losses(first)[0][1]
+
+
+def test_another_seed_gives_another_run(recipe):
+    first, second = recipe("run.name=one"), recipe("run.name=two", "run.seed=1")
+    run_recipe(first)
+    run_recipe(second)
+    assert not same(weights(first), weights(second))
+
+
+def test_changing_the_predictor_leaves_the_students_first_weights_alone(recipe):
+    first, second = build_student(recipe()), build_student(recipe("predictor.depth=2", "masker.ratio=0.75"))
+    assert same(first.state_dict(), second.state_dict())
+
+
+def test_accumulated_batches_make_the_gradient_of_one_large_batch(recipe):
+    # Without position statistics and drop path, the mean of two halves is the whole.
+    plain = ["student.drop_path=0.0", "train.max_steps=1", "schedules.lr.warmup_steps=0", "objective.use=l1"]
+    large = recipe("run.name=large", "train.batch_size=8", *plain)
+    small = recipe("run.name=small", "train.batch_size=4", "train.accumulate=2", *plain)
+    for each in (large, small):
+        run_recipe(each)
+    (_, loss, norm), (_, other_loss, other_norm) = losses(large)[0], losses(small)[0]
+    assert loss == pytest.approx(other_loss, rel=1e-5)
+    assert norm == pytest.approx(other_norm, rel=1e-4)
+
+
+def test_the_finished_student_loads(recipe):
+    loaded = recipe()
+    run_recipe(loaded)
+    student = load_student(RunDirectory.of(loaded).path)
+    assert same(student.state_dict(), weights(loaded))
+    assert not student.training
+    assert run_recipe(loaded) is None
+
+
+def test_no_weight_decay_on_biases_and_norms(recipe):
+    method = build_method(recipe(), total_steps=10)
+    optimizer = build_optimizer(method, recipe().optimizer)
+    set_rates(optimizer, lr=0.1, weight_decay=0.3)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in checkpoints.owned_parameters(method).items():
+        expected = 0.0 if name.endswith(".bias") or "norm" in name else 0.3
+        assert decay[id(parameter)] == expected, name
+
+
+def test_the_teacher_is_never_saved(recipe):
+    loaded = recipe()
+    run_recipe(loaded)
+    saved = load_file(checkpoints.newest(RunDirectory.of(loaded).checkpoints).path / checkpoints.MODULES)
+    assert {name.split(".")[0] for name in saved} == {"student", "predictor", "objective"}
+
+
+# Resuming.
+
+
+def start(recipe_, tmp_path, *arguments):
+    """`salt run` in a process of its own."""
+    path = tmp_path / "resolved.toml"
+    path.write_text(recipe_.to_toml())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "salt_toolkit", "run", str(path), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def long_recipe(recipe):
+    return lambda name: recipe(f"run.name={name}", "train.max_steps=150", "train.checkpoint_every=20")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_like_one_that_never_stopped(long_recipe, tmp_path, number, code):
+    straight, broken = long_recipe("straight"), long_recipe("broken")
+    run_recipe(straight)
+    directory = RunDirectory.of(broken)
+    process = start(broken, tmp_path)
+    wait_for(lambda: (directory.checkpoints / "step-00000040").exists(), process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert not directory.student.exists()
+    if number != signal.SIGKILL:
+        assert "a checkpoint is saved, and the same command continues the run" in errors
+        assert checkpoints.newest(directory.checkpoints).step == int(errors.split("after step ")[1].split()[0])
+    resumed = checkpoints.newest(directory.checkpoints)
+    assert 40 <= resumed.step < 150
+    process = start(broken, tmp_path)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "done: 150 steps" in output
+    assert same(weights(straight), weights(broken))
+    assert losses(straight) == losses(broken)
+
+
+def test_a_damaged_checkpoint_is_passed_over(recipe):
+    loaded = recipe()
+    run_recipe(loaded)
+    folder = RunDirectory.of(loaded).checkpoints
+    newest = checkpoints.newest(folder)
+    assert newest.step == 12
+    file = newest.path / checkpoints.MODULES
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert checkpoints.newest(folder).step == 10
+    (folder / "step-00000010" / checkpoints.STATE).write_text("{")
+    assert checkpoints.newest(folder) is None
+
+
+def test_a_run_resumes_from_the_middle_with_the_metrics_of_an_unbroken_one(recipe):
+    straight, broken = recipe("run.name=straight"), recipe("run.name=broken")
+    run_recipe(straight)
+    run_recipe(broken)
+    directory = RunDirectory.of(broken)
+    directory.student.unlink()
+    newest = checkpoints.newest(directory.checkpoints)
+    for file in newest.path.iterdir():
+        file.unlink()
+    newest.path.rmdir()
+    assert checkpoints.newest(directory.checkpoints).step == 10
+    outcome = run_recipe(broken)
+    assert outcome.step == 12
+    assert losses(straight) == losses(broken)
+    assert same(weights(straight), weights(broken))
+
+
+def test_another_recipe_in_the_same_directory_is_refused_with_the_keys(recipe):
+    run_recipe(recipe())
+    with pytest.raises(RunError, match=r"(?s)masker.ratio: was 0.5, now 0.75.*--restart"):
+        run_recipe(recipe("masker.ratio=0.75"))
+    assert run_recipe(recipe("loader.workers=1")) is None
+    outcome = run_recipe(recipe("masker.ratio=0.75"), restart=True)
+    assert outcome.step == 12
+    assert len(list(RunDirectory.of(recipe()).path.parent.iterdir())) == 2
+
+
+def test_metrics_have_no_line_twice_and_none_torn(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path, done=0) as file:
+        for step in (10, 20, 30):
+            file.write({"step": step})
+    with path.open("a") as torn:
+        torn.write('{"step": 4')
+    with MetricsFile(path, done=20) as file:
+        file.write({"step": 30, "again": True})
+    assert [line["step"] for line in read_metrics(path)] == [10, 20, 30]
+    assert read_metrics(path)[-1]["again"]
+
+
+def test_the_meter_carries_over_what_was_not_logged():
+    meter = Meter()
+    meter.add({"loss": torch.tensor(1.0)})
+    carried = Meter(json.loads(json.dumps(meter.read())))
+    carried.add({"loss": torch.tensor(3.0)})
+    assert carried.means() == {"loss": 2.0}
+
+
+# What goes wrong.
+
+
+def test_bad_clips_are_recorded_and_the_run_goes_on(recipe, videos, tmp_path):
+    root = tmp_path / "mixed"
+    for path in sorted(videos.rglob("*.mp4")):
+        target = root / path.relative_to(videos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    bad = {"train/a/00.mp4": b"", "train/b/01.mp4": b"<html>404</html>"}
+    for name, content in bad.items():
+        (root / name).write_bytes(content)
+    write_video(root / "train" / "a" / "short.mp4", 9, frames=2)
+    loaded = recipe(f"dataset.root={root}", "loader.max_bad_fraction=0.5")
+    outcome = run_recipe(loaded)
+    assert outcome.step == 12
+    lines = [json.loads(line) for line in RunDirectory.of(loaded).bad_clips.read_text().splitlines()]
+    assert len(lines) == outcome.num_bad_clips == 3
+    assert all(line["path"].endswith(line["clip_id"]) and line["reason"] for line in lines)
+    with pytest.raises(DataError, match="max_bad_fraction"):
+        run_recipe(recipe("run.name=strict", f"dataset.root={root}", "loader.max_bad_fraction=0.1"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice(recipe):
+    with pytest.raises(RunError, match="the loss is nan at step 3; lower the learning rate"):
+        run_recipe(recipe("schedules.lr.peak=1e30", "schedules.lr.floor=1e29"))
