@@ -20,26 +20,30 @@ class ClipSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    frames: int = Field(16, ge=1, description="Frames in a clip, as the models see them.")
-    stride: int = Field(2, ge=1, description="Video frames from one clip frame to the next.")
-    size: int = Field(224, ge=1, description="Height and width of a clip, in pixels.")
+    frames: int = Field(default=16, ge=1, description="Frames in a clip, as the models see them.")
+    stride: int = Field(default=2, ge=1, description="Video frames from one clip frame to the next.")
+    size: int = Field(default=224, ge=1, description="Height and width of a clip, in pixels.")
     start: Literal["random", "center"] = Field(
-        "random", description="Where the clip lies in its video: drawn for each view, or the middle."
+        default="random", description="Where the clip lies in its video: drawn for each view, or the middle."
     )
     crop: Literal["center", "random_resized"] = Field(
-        "center",
+        default="center",
         description="The picture's part: the largest centred square, or a box drawn for each view.",
     )
     crop_scale: tuple[float, float] = Field(
-        (0.3, 1.0), description="Least and largest share of the picture's area in a random_resized box."
+        default=(0.3, 1.0), description="Least and largest share of the picture's area in a random_resized box."
     )
     crop_aspect: tuple[float, float] = Field(
-        (0.75, 1.35), description="Least and largest width over height of a random_resized box."
+        default=(0.75, 1.35), description="Least and largest width over height of a random_resized box."
     )
-    flip: bool = Field(False, description="Mirror half of the views left to right (wrong where left and right matter).")
-    views: int = Field(1, ge=1, description="Different views of each video; epoch e reads view e modulo this number.")
+    flip: bool = Field(
+        default=False, description="Mirror half of the views left to right (wrong where left and right matter)."
+    )
+    views: int = Field(
+        default=1, ge=1, description="Different views of each video; epoch e reads view e modulo this number."
+    )
     short: Literal["skip", "repeat_last"] = Field(
-        "skip",
+        default="skip",
         description="A video shorter than (frames - 1) * stride + 1 frames: a bad clip, or its last frame repeats.",
     )
 

@@ -153,5 +153,4 @@ def _write_video(path: Path, frames: UInt8[np.ndarray, "frames height width chan
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    sync(beside)
     beside.replace(path)

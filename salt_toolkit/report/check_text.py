@@ -62,7 +62,7 @@ def _parts(facts: dict[str, Any], what: str, show: Any) -> str:
 def _flops(facts: dict[str, Any]) -> str:
     text = _parts(facts, "gflops_per_clip", lambda number: f"{number:.4g}")
     step = facts.get("train_step_gflops_per_clip")
-    return f"{text} forward; training step {step:.1f}" if step is not None else text
+    return f"{text} forward; training step {step:.4g}" if step is not None else text
 
 
 def _length(facts: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ def draw_masks(
         picture: Where to; a PNG.
     """
     rows: dict[str, np.ndarray] = {"clip": clip}
-    rows.update({name: _hidden_grey(clip, grid, tokens) for name, tokens in visible.items()})
+    rows.update({name: grey_out(clip, grid, tokens) for name, tokens in visible.items()})
     figure = _figure(1.3 * len(clip), 1.45 * len(rows))
     panels = figure.subplots(len(rows), len(clip), squeeze=False)
     for line, (name, frames) in zip(panels, rows.items(), strict=True):
@@ -71,7 +71,10 @@ def draw_masks(
     figure.savefig(picture, dpi=110)
 
 
-def _hidden_grey(clip: np.ndarray, grid: Grid, visible: Sequence[int]) -> np.ndarray:
+def grey_out(
+    clip: UInt8[np.ndarray, "frames height width channels"], grid: Grid, visible: Sequence[int]
+) -> UInt8[np.ndarray, "frames height width channels"]:
+    """The clip with grey where a token is not visible."""
     seen = np.zeros(grid.num_tokens, dtype=bool)
     seen[list(visible)] = True
     shape = (grid.frames, grid.rows, grid.columns)

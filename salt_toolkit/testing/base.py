@@ -42,7 +42,7 @@ class ContractBroken(AssertionError):
     """A component does not do what its kind promises; the message states the promise."""
 
 
-def promise(held: bool, sentence: str) -> None:
+def promise(held: object, sentence: str) -> None:
     """Raises `ContractBroken` with the sentence unless the promise was held."""
     if not held:
         raise ContractBroken(sentence)

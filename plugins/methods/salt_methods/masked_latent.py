@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from salt_methods.config import MaskedLatentConfig
@@ -14,6 +14,7 @@ from salt_toolkit import GeometryError
 from salt_toolkit.contracts import ClipBatch, Mask, Method, Parts, StepOutput
 from salt_toolkit.errors import Problem, RecipeError
 from salt_toolkit.masking import masks_for
+from salt_toolkit.tokens import gather_tokens
 
 
 class MaskedLatent(Method):
@@ -85,7 +86,7 @@ class MaskedLatent(Method):
         """
         mask = Mask(visible=batch.tensors["visible"], target=batch.tensors["target"])
         with torch.no_grad():
-            targets = take_tokens(self.objective.targets(self._latents(batch)), mask.target)
+            targets = gather_tokens(self.objective.targets(self._latents(batch)), mask.target)
         tokens = self.student(batch, mask.visible)
         predicted = self.predictor(tokens, mask)
         loss = self.objective(predicted, targets)
@@ -108,10 +109,3 @@ class MaskedLatent(Method):
             yield latents
             if num_left == 0:
                 return
-
-
-def take_tokens(
-    latents: Float[Tensor, "batch token dim"], indices: Int64[Tensor, "batch target"]
-) -> Float[Tensor, "batch target dim"]:
-    """The latents at each clip's indices."""
-    return latents.gather(1, indices.unsqueeze(-1).expand(-1, -1, latents.shape[-1]))
