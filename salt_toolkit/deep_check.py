@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from salt_toolkit import assemble
 from salt_toolkit.check import Finding
 from salt_toolkit.contracts import ClipBatch, Mask
-from salt_toolkit.errors import SaltError
+from salt_toolkit.errors import MissingArtifact, SaltError
 from salt_toolkit.geometry import Cost, MaskCounts
 from salt_toolkit.recipe import Recipe
 
@@ -38,6 +38,8 @@ def check_built(recipe: Recipe) -> list[Finding]:
             continue
         try:
             findings += [Finding("error", part, message, _FIX) for message in question(recipe)]
+        except MissingArtifact:
+            continue  # of a part that this one is built from
         except SaltError as error:
             findings.append(Finding("error", part, str(error)))
     return findings

@@ -7,12 +7,14 @@ on the order of installation, and two providers of one name are an error that na
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from pathlib import Path
 from types import FunctionType
 
 import pluggy
@@ -22,6 +24,8 @@ from salt_toolkit.component import CONFIG_BASES, Component
 from salt_toolkit.errors import PluginError
 
 _KIND_OF_HOOK = {f"salt_{kind}s": kind for kind in CONFIG_BASES}
+# Files that are on the way to every plugin, and so tell nothing of an error's place.
+_OURS = ("<frozen", str(Path(importlib.__file__).parent), __file__)
 
 
 @dataclass(frozen=True)
@@ -284,8 +288,8 @@ def _suggested_hook(name: str) -> str:
 def _explained(error: BaseException) -> str:
     """The exception with its cause and the place where it was raised, on one line."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
-    if frames and frames[-1].filename != __file__:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    if frames:
         text += f" (at {frames[-1].filename}:{frames[-1].lineno})"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return text if cause is None else f"{text}, caused by {_explained(cause)}"

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from sklearn.datasets import load_digits
 
-from salt_toolkit.files import sync
 from salt_toolkit.seeding import generator_for
 
 LABELS = ("right", "up_right", "up", "up_left", "left", "down_left", "down", "down_right")

@@ -43,7 +43,9 @@ class _Clock:
         self._last = now
 
 
-def run_demo(directory: Path, recipes: Path, *, seed: int) -> None:
+def run_demo(
+    directory: Path, recipes: Path, *, seed: int, num_train: int = NUM_TRAIN, num_validation: int = NUM_VALIDATION
+) -> None:
     """Writes videos, trains a pixel teacher and its student, and judges both.
 
     A second call goes on where the first one stopped.
@@ -52,12 +54,14 @@ def run_demo(directory: Path, recipes: Path, *, seed: int) -> None:
         directory: Gets the videos, both runs, ``summary.json``, ``curves.png`` and ``masks.png``.
         recipes: The folder with ``demo_teacher.toml`` and ``demo_student.toml``.
         seed: Of both runs; the videos are always the same.
+        num_train: Videos to train on, and to fit the probes on.
+        num_validation: Held-out videos, to judge the probes on.
     """
     console = Console(highlight=False)
     clock = _Clock()
     registry = discover()
     data = directory / "data"
-    write_demo_data(data, num_train=NUM_TRAIN, num_validation=NUM_VALIDATION, seed=0)
+    write_demo_data(data, num_train=num_train, num_validation=num_validation, seed=0)
     clock.mark("videos")
     shared = [f"run.dir={directory}", f"run.seed={seed}", f"dataset.root={data}"]
     teacher = load_recipe(recipes / "demo_teacher.toml", registry, shared)

@@ -16,7 +16,7 @@ def build_pixels(config: PixelsConfig, *, clip: ClipSpec) -> Teacher:
     """Builds the pixel teacher; see `salt_teachers.pixels`."""
     from salt_teachers.pixels import PixelTeacher
 
-    return PixelTeacher(config, clip)
+    return PixelTeacher(config, clip).eval()
 
 
 def build_run(config: RunConfig, *, clip: ClipSpec) -> Teacher:

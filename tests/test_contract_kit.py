@@ -1,0 +1,314 @@
+"""A kit that passes everything proves nothing: here it meets components that break one promise each."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import salt_toy
+import torch
+from pydantic import ConfigDict
+from salt_toy.config import (
+    DecayConfig,
+    DenseConfig,
+    LogCoshConfig,
+    MixerConfig,
+    ProjectionConfig,
+    RegressorConfig,
+    SquaresConfig,
+    WindowConfig,
+)
+from salt_toy.data import Squares, WindowMasker
+from salt_toy.models import MixerStudent, ProjectionTeacher, Regressor
+from salt_toy.training import Dense, LogCosh
+
+from salt_toolkit import Component, Cost, TokenSpec, hookimpl, testing
+from salt_toolkit.contracts import Mask, Parts, Sample, StepOutput
+
+KITS = {
+    "teacher": (testing.TeacherContract, ProjectionConfig, ProjectionTeacher),
+    "student": (testing.StudentContract, MixerConfig, MixerStudent),
+    "predictor": (testing.PredictorContract, RegressorConfig, Regressor),
+    "masker": (testing.MaskerContract, WindowConfig, WindowMasker),
+    "dataset": (testing.DatasetContract, SquaresConfig, Squares),
+    "objective": (testing.ObjectiveContract, LogCoshConfig, LogCosh),
+}
+
+
+def failures(kit) -> dict[str, str]:
+    """The names of the kit's checks that fail, with what they say."""
+    found = {}
+    for name in dir(kit):
+        if name.startswith("test_") and name != "test_the_config_answers_without_heavy_imports":
+            try:
+                getattr(kit, name)()
+            except testing.ContractBroken as error:
+                found[name] = str(error)
+    return found
+
+
+def kit_for(monkeypatch, kind, build, config=None, base=None, section=None):
+    """The kit of a kind, for one component of a plugin made up here."""
+    contract, own_config, _ = KITS.get(kind, (base, None, None))
+    module = ModuleType("plugin_in_hand")
+
+    def components():
+        yield Component("mine", config or own_config, build, "Mine.")
+
+    components.__name__ = f"salt_{kind}s"
+    setattr(module, components.__name__, hookimpl(components))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    kit = (base or contract)()
+    kit.plugin, kit.section = module.__name__, section or {"use": "mine"}
+    return kit
+
+
+@pytest.mark.parametrize("kind", KITS)
+def test_sound_components_pass(monkeypatch, kind):
+    assert failures(kit_for(monkeypatch, kind, KITS[kind][2])) == {}
+
+
+class Learning(ProjectionTeacher):
+    def __init__(self, config, *, clip):
+        super().__init__(config, clip=clip)
+        self.train().requires_grad_(True)
+
+
+class Chancy(ProjectionTeacher):
+    def forward(self, batch):
+        latents = super().forward(batch)
+        return latents + torch.rand_like(latents)
+
+
+class Centred(ProjectionTeacher):
+    def forward(self, batch):
+        latents = super().forward(batch)
+        return latents - latents.mean(dim=0)
+
+
+class Mute(ProjectionTeacher):
+    def forward(self, batch):
+        return torch.zeros_like(super().forward(batch))
+
+
+class Narrow(ProjectionTeacher):
+    def forward(self, batch):
+        return super().forward(batch)[..., :-1]
+
+
+class Doubled(ProjectionTeacher):
+    def forward(self, batch):
+        return super().forward(batch).double()
+
+
+class Peeking(MixerStudent):
+    def forward(self, batch, visible=None):
+        return super().forward(batch, visible) + batch.tensors["clip"].float().mean()
+
+
+class Sorting(MixerStudent):
+    def forward(self, batch, visible=None):
+        return super().forward(batch, None if visible is None else visible.sort().values)
+
+
+class Idle(MixerStudent):
+    def __init__(self, config, *, clip):
+        super().__init__(config, clip=clip)
+        self.spare = torch.nn.Parameter(torch.zeros(1))
+
+
+class Blind(Regressor):
+    def forward(self, tokens, mask):
+        return super().forward(tokens.detach(), mask)
+
+
+class Placeless(Regressor):
+    def forward(self, tokens, mask):
+        return super().forward(tokens[:, :1], Mask(mask.visible, mask.target.sort().values))
+
+
+class Overlapping(WindowMasker):
+    def draw(self, generator, ratio=None):
+        visible, target = super().draw(generator, ratio)
+        return np.sort(np.append(visible[1:], target[0])), target
+
+
+class Fixed(WindowMasker):
+    def draw(self, generator, ratio=None):
+        return super().draw(np.random.default_rng(0), ratio)
+
+
+class Restless(WindowMasker):
+    def draw(self, generator, ratio=None):
+        return super().draw(np.random.default_rng(), ratio)
+
+
+class Stateful(Squares):
+    num_read = 0
+
+    def read(self, index, view):
+        self.num_read += 1
+        sample = super().read(index, view)
+        return Sample(sample.clip_id, {"clip": sample.tensors["clip"] ^ (self.num_read % 7)}, sample.label)
+
+
+class Repeating(Squares):
+    def __init__(self, config, *, clip, seed):
+        super().__init__(config, clip=clip, seed=seed)
+        self.clip_ids[1] = self.clip_ids[0]
+
+
+class Floating(Squares):
+    def read(self, index, view):
+        sample = super().read(index, view)
+        return Sample(sample.clip_id, {"clip": sample.tensors["clip"].float() / 255}, sample.label)
+
+
+class Summed(LogCosh):
+    def forward(self, predicted, targets):
+        return super().forward(predicted, targets) * predicted.shape[0]
+
+
+class Negative(LogCosh):
+    def forward(self, predicted, targets):
+        return -super().forward(predicted, targets)
+
+
+class Forgetful(LogCosh):
+    calibration_clips = 4
+
+    def calibrate(self, latents):
+        self.mean = torch.cat(list(latents)).mean()
+
+    def targets(self, latents):
+        return latents - getattr(self, "mean", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "broken"),
+    [
+        ("teacher", Learning, {"test_the_teacher_is_frozen"}),
+        ("teacher", Chancy, {"test_the_same_clip_gives_the_same_latents"}),
+        ("teacher", Centred, {"test_the_same_clip_gives_the_same_latents"}),
+        ("teacher", Mute, {"test_different_clips_give_different_latents"}),
+        ("teacher", Narrow, {"test_latents_are_as_the_config_says"}),
+        ("teacher", Doubled, {"test_latents_are_as_the_config_says"}),
+        ("student", Peeking, {"test_hidden_pixels_do_not_leak"}),
+        ("student", Sorting, {"test_the_order_of_visible_is_kept"}),
+        ("student", Idle, {"test_every_parameter_learns", "test_the_cost_is_true"}),
+        ("predictor", Blind, {"test_every_parameter_learns"}),
+        ("predictor", Placeless, {"test_the_order_of_tokens_has_no_meaning"}),
+        ("masker", Overlapping, {"test_masks_are_well_formed"}),
+        ("masker", Fixed, {"test_every_position_can_be_target_and_visible"}),
+        ("masker", Restless, {"test_the_generator_is_the_only_source_of_chance"}),
+        ("dataset", Stateful, {"test_a_view_is_a_pure_function"}),
+        ("dataset", Repeating, {"test_clip_ids_are_unique_and_stable"}),
+        ("dataset", Floating, {"test_samples_are_uint8_clips"}),
+        ("objective", Summed, {"test_the_loss_is_a_mean_over_clips"}),
+        ("objective", Negative, {"test_nothing_is_better_than_the_targets"}),
+        ("objective", Forgetful, {"test_statistics_are_saved"}),
+    ],
+)
+def test_a_broken_promise_is_found_and_named(monkeypatch, kind, build, broken):
+    assert failures(kit_for(monkeypatch, kind, build)).keys() == broken
+
+
+class Boastful(ProjectionConfig):
+    def cost(self, clip):
+        return Cost(parameters=1, forward_flops=1)
+
+
+class Wide(ProjectionConfig):
+    def token_spec(self, clip):
+        spec = super().token_spec(clip)
+        return TokenSpec(spec.grid, spec.dim + 1)
+
+
+def test_a_config_whose_arithmetic_is_wrong_is_found(monkeypatch):
+    found = failures(kit_for(monkeypatch, "teacher", ProjectionTeacher, config=Boastful))
+    assert found.keys() == {"test_the_cost_is_true"}
+    assert found["test_the_cost_is_true"].startswith("cost().parameters is 1, and the model has ")
+
+    def build(config, *, clip):
+        return ProjectionTeacher(ProjectionConfig(), clip=clip)
+
+    assert "test_latents_are_as_the_config_says" in failures(kit_for(monkeypatch, "teacher", build, config=Wide))
+
+
+class Lenient(WindowConfig):
+    model_config = ConfigDict(extra="ignore")
+    undescribed: int = 3
+
+
+def test_a_careless_config_is_found(monkeypatch):
+    found = failures(kit_for(monkeypatch, "masker", WindowMasker, config=Lenient))
+    assert found.keys() == {"test_every_setting_is_described", "test_an_unknown_setting_is_refused"}
+    assert "undescribed" in found["test_every_setting_is_described"]
+
+
+@pytest.mark.parametrize(
+    ("value", "broken"),
+    [
+        (lambda step: 1 / (100 - step) if step < 100 else float("inf"), {"test_values_are_finite"}),
+        (iter(range(10_000)).__next__, {"test_a_value_depends_on_the_step_alone"}),
+    ],
+)
+def test_a_careless_schedule_is_found(monkeypatch, value, broken):
+    def build(config, *, total_steps):
+        return value if "test_values_are_finite" in broken else lambda step: float(value())
+
+    section = {"use": "mine", "start": 1.0, "end": 0.1}
+    kit = kit_for(monkeypatch, "schedule", build, DecayConfig, testing.ScheduleContract, section)
+    assert failures(kit).keys() == broken
+
+
+class DenseKit(testing.MethodContract):
+    def parts(self):
+        teacher = salt_toy.build_projection(ProjectionConfig(), clip=self.clip)
+        student = salt_toy.build_mixer(MixerConfig(), clip=self.clip)
+        objective = salt_toy.build_log_cosh(LogCoshConfig(), teacher=teacher.token_spec)
+        return Parts(seed=0, teacher=teacher, student=student, objective=objective)
+
+
+class Headless(Dense):
+    def owned_modules(self):
+        return {"student": self.student}
+
+
+class Ordinal(Dense):
+    def prepare(self, batch, *, epoch, step):
+        return batch.with_tensors(place=torch.arange(len(batch.clip_ids)))
+
+
+class Attached(Dense):
+    def forward(self, batch):
+        output = super().forward(batch)
+        return StepOutput(output.loss, {"loss": output.loss})
+
+
+@pytest.mark.parametrize(
+    ("method", "broken"),
+    [
+        (Dense, set()),
+        (Headless, {"test_every_owned_parameter_learns"}),
+        (Ordinal, {"test_prepare_is_pure"}),
+        (Attached, {"test_a_step_gives_a_loss_and_metrics"}),
+    ],
+)
+def test_a_careless_method_is_found(monkeypatch, method, broken):
+    kit = kit_for(monkeypatch, "method", lambda config, parts: method(parts), DenseConfig, DenseKit)
+    assert failures(kit).keys() == broken
+
+
+def test_a_plugin_that_imports_torch_at_once_is_found(tmp_path, monkeypatch):
+    (tmp_path / "hasty_plugin.py").write_text(
+        "import torch\nfrom salt_toy import build_window, hookimpl, Component, WindowConfig\n"
+        "@hookimpl\ndef salt_maskers():\n    yield Component('hasty', WindowConfig, build_window, 'Hasty.')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kit = testing.MaskerContract()
+    kit.plugin, kit.section = "hasty_plugin", {"use": "hasty"}
+    with pytest.raises(testing.ContractBroken, match="at import came torch"):
+        kit.test_the_config_answers_without_heavy_imports()

@@ -1,0 +1,85 @@
+"""The demo: videos whose labels are motion, and a story that ends with figures."""
+
+from __future__ import annotations
+
+import json
+
+import av
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from salt_toolkit.demo.data import write_demo_data
+from salt_toolkit.demo.motion import LABELS, NUM_FRAMES, SIZE, draw_motion
+from salt_toolkit.demo.story import run_demo
+from salt_toolkit.errors import DataError
+from salt_toolkit.seeding import generator_for
+
+
+def clips_of(split, num_clips):
+    labels = np.arange(num_clips) % len(LABELS)
+    clips = [
+        draw_motion(generator_for(0, "demo", split, number), label=int(label), split=split)
+        for number, label in enumerate(labels)
+    ]
+    return np.stack(clips), labels
+
+
+def test_no_single_frame_gives_the_label_away():
+    (train, labels), (held_out, truth) = clips_of("train", 1200), clips_of("validation", 600)
+    chance = 1 / len(LABELS)
+    for frame in (0, NUM_FRAMES // 2, NUM_FRAMES - 1):
+        probe = LogisticRegression(max_iter=200).fit(train[:, frame, ::2, ::2].reshape(len(train), -1) / 255, labels)
+        score = probe.score(held_out[:, frame, ::2, ::2].reshape(len(held_out), -1) / 255, truth)
+        # Four standard errors of a guess among 600 clips.
+        assert score < chance + 4 * np.sqrt(chance * (1 - chance) / len(truth))
+
+
+def test_the_digit_moves_as_its_label_says():
+    clips, labels = clips_of("train", 64)
+    for clip, label in zip(clips.astype(float), labels, strict=True):
+        digit = np.abs(clip - np.median(clip, axis=(1, 2), keepdims=True)).sum(axis=-1)
+        # The centre on a torus, from the phase of the first harmonic.
+        wave = np.exp(2j * np.pi * np.arange(SIZE) / SIZE)
+        row = np.unwrap(np.angle(digit.sum(axis=2) @ wave))
+        column = np.unwrap(np.angle(digit.sum(axis=1) @ wave))
+        angle = np.degrees(np.arctan2(row[0] - row[-1], column[-1] - column[0])) % 360
+        assert abs((angle - 45 * label + 180) % 360 - 180) < 20
+
+
+def test_videos_on_disk_are_real_and_the_splits_share_no_digit(tmp_path):
+    assert write_demo_data(tmp_path / "d", num_train=16, num_validation=8, seed=0) == 24
+    files = sorted((tmp_path / "d").rglob("*.mp4"))
+    assert len(files) == 24
+    with av.open(str(files[0])) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert len(list(container.decode(stream))) == NUM_FRAMES
+    # A second call finds everything there; one file that is gone comes back the same.
+    before = files[3].read_bytes()
+    files[3].unlink()
+    assert write_demo_data(tmp_path / "d", num_train=16, num_validation=8, seed=0) == 1
+    assert files[3].read_bytes() == before
+    with pytest.raises(DataError, match="name another directory"):
+        write_demo_data(tmp_path / "d", num_train=8, num_validation=8, seed=0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("x")
+    with pytest.raises(DataError, match="holds no demo set"):
+        write_demo_data(tmp_path / "mine", num_train=8, num_validation=8, seed=0)
+
+
+def test_the_story_ends_with_figures_and_pictures(tmp_path, pytestconfig, capsys):
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    for name in ("demo_teacher", "demo_student"):
+        base = pytestconfig.rootpath / "recipes" / f"{name}.toml"
+        quick = "[train]\nmax_steps = 4\nlog_every = 2\nbatch_size = 8\n[schedules.lr]\nwarmup_steps = 1\n"
+        (recipes / f"{name}.toml").write_text(f"extends = '{base}'\n{quick}[objective]\ncalibration_clips = 16\n")
+    run_demo(tmp_path / "demo", recipes, seed=0, num_train=32, num_validation=16)
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert list(summary["encoders"]) == ["raw pixels", "random initialisation", "teacher", "distilled student"]
+    assert all(0 <= score <= 1 for result in summary["encoders"].values() for score in result.values())
+    assert summary["runs"]["student"]["step"] == 4
+    assert (tmp_path / "demo" / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "demo" / "masks.png").stat().st_size > 10_000
+    assert "distilled student" in capsys.readouterr().out
