@@ -1,6 +1,6 @@
 """The demo over several seeds: how good each encoder is, and how far the student's lead varies.
 
-    python benchmarks/demo_seeds.py [folder] [seeds]
+python benchmarks/demo_seeds.py [folder] [seeds]
 """
 
 from __future__ import annotations

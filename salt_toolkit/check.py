@@ -119,10 +119,11 @@ def _answer(report: Report, key: str, question: Any) -> Any:
         return question()
     except MissingArtifact as missing:
         finding = Finding("missing", key, missing.what, missing.fix)
-        if finding not in report.findings:
-            report.findings.append(finding)
     except GeometryError as error:
-        report.findings.append(Finding("error", key, str(error)))
+        finding = Finding("error", key, str(error))
+    # Two questions may meet the same obstacle.
+    if finding not in report.findings:
+        report.findings.append(finding)
     return None
 
 

@@ -71,7 +71,7 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each recipe.")] = False,
 ) -> None:
-    """Proves recipes by arithmetic, and says what they cost and what is missing here."""
+    """Proves recipes by arithmetic; says what they cost."""
     from salt_toolkit.check import Finding, Report, check_recipe
     from salt_toolkit.errors import RecipeError
     from salt_toolkit.recipe import load_recipe
@@ -137,7 +137,7 @@ def demo(
     recipes: Annotated[Path, typer.Option(help="The folder of the demo's recipes.")] = Path("recipes"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of both runs.")] = 0,
 ) -> None:
-    """Trains a teacher and a student on small videos, and judges what they learned."""
+    """Trains and judges a teacher and a student, on small videos."""
     from salt_toolkit.demo.story import run_demo
 
     run_demo(directory, recipes, seed=seed)

@@ -11,6 +11,7 @@ from salt_toolkit.check import check_recipe
 from salt_toolkit.deep_check import check_built
 from salt_toolkit.recipe import load_recipe
 
+
 @pytest.fixture
 def check(registry, pytestconfig):
     def run(name, *overrides):

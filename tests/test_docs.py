@@ -102,7 +102,7 @@ def _is_documented(plugin) -> bool:
 
 def test_the_keys_that_a_resumed_run_may_change_are_the_loops():
     listed = section_of("docs/runs.md", "Continuing a run")
-    assert set(re.findall(r"`((?:loader|train|run)\.\w+)`", listed)) == set(FREE_KEYS)
+    assert set(re.findall(r"`((?:dataset|loader|run|teacher|train)\.\w+)`", listed)) == set(FREE_KEYS)
 
 
 # Hooks and commands.

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from salt_toolkit.assemble import build_method, build_student
-from salt_toolkit.errors import DataError, RunError
+from salt_toolkit.errors import DataError, RunError, SaltError
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs import RunDirectory, load_student
 from salt_toolkit.train import checkpoint as checkpoints
@@ -324,3 +324,9 @@ def test_bad_clips_are_recorded_and_the_run_goes_on(recipe, videos, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_with_advice(recipe):
     with pytest.raises(RunError, match="the loss is nan at step 3; lower the learning rate"):
         run_recipe(recipe("schedules.lr.peak=1e30", "schedules.lr.floor=1e29"))
+
+
+def test_a_start_that_failed_can_be_mended_with_the_same_name(recipe, tmp_path):
+    with pytest.raises(SaltError, match="nowhere"):
+        run_recipe(recipe(f"dataset.root={tmp_path / 'nowhere'}", "masker.ratio=0.25"))
+    assert run_recipe(recipe()).step == 12

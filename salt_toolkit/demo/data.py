@@ -33,7 +33,9 @@ def write_demo_data(directory: Path, *, num_train: int, num_validation: int, see
     settings = {"labels": list(LABELS), "num_train": num_train, "num_validation": num_validation, "seed": seed}
     _claim(directory, settings)
     columns = (TextColumn("videos"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("ETA"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    shown = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with shown as bar:
         task = bar.add_task("videos", total=None)
         return write_motion_videos(
             directory,

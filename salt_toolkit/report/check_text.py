@@ -56,7 +56,7 @@ def _tokens(facts: dict[str, Any]) -> str:
 
 def _parts(facts: dict[str, Any], what: str, show: Any) -> str:
     values = [(part, facts.get(f"{part}_{what}")) for part in ("teacher", "student", "predictor")]
-    return ", ".join(f"{part} {show(value)}" for part, value in values if value is not None)
+    return ", ".join(f"{part} {show(value) if value else 'none'}" for part, value in values if value is not None)
 
 
 def _flops(facts: dict[str, Any]) -> str:
@@ -67,12 +67,18 @@ def _flops(facts: dict[str, Any]) -> str:
 
 def _length(facts: dict[str, Any]) -> str:
     clips, steps = facts["clips"], facts["steps"]
-    text = f"{clips:,} clips" if clips is not None else "clips unknown here"
+    text = counted(clips, "clip") if clips is not None else "clips unknown here"
     if facts["epochs"] is not None:
-        text += f", {facts['epochs']:.4g} epochs"
-    text += f", {steps:,} steps of {facts['batch_clips']} clips" if steps else ""
+        text += f", {counted(facts['epochs'], 'epoch')}"
+    text += f", {counted(steps, 'step')} of {counted(facts['batch_clips'], 'clip')}" if steps else ""
     pflops = facts.get("run_pflops")
     return f"{text}, {pflops:,.4g} PFLOP in all" if pflops else text
+
+
+def counted(number: float, noun: str) -> str:
+    """``1 step``, ``15,834 steps``, ``2.5 epochs``."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+    return f"{shown} {noun}" if number == 1 else f"{shown} {noun}s"
 
 
 def _memory(facts: dict[str, Any]) -> str:

@@ -12,12 +12,21 @@ from salt_toolkit.errors import RunError
 from salt_toolkit.files import write_json, write_text
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs import RunDirectory
+from salt_toolkit.train.checkpoint import newest
 from salt_toolkit.train.environment import Machine, describe_environment
 from salt_toolkit.train.loop import Outcome, train
 from salt_toolkit.train.progress import Progress
 
-FREE_KEYS = ("loader.workers", "loader.prefetch", "loader.ram_cache_mb", "train.keep_checkpoints", "run.dir")
-"""Keys that do not change what is computed; a run may be continued with others."""
+FREE_KEYS = (
+    "dataset.root",
+    "loader.prefetch",
+    "loader.ram_cache_mb",
+    "loader.workers",
+    "run.dir",
+    "teacher.path",
+    "train.keep_checkpoints",
+)
+"""Keys that do not change what is computed (the data and the teacher may have moved); a resumed run may change them."""
 
 
 def run_recipe(recipe: Recipe, *, restart: bool = False) -> Outcome | None:
@@ -36,7 +45,7 @@ def run_recipe(recipe: Recipe, *, restart: bool = False) -> Outcome | None:
     directory = RunDirectory.of(recipe)
     if restart and directory.path.exists():
         directory.path.rename(directory.path.with_name(f"{directory.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
-    if directory.recipe.exists():
+    if directory.recipe.exists() and (directory.student.exists() or newest(directory.checkpoints) is not None):
         _refuse_other_recipe(recipe, directory)
     if directory.student.exists():
         return None

@@ -15,7 +15,6 @@ from salt_toolkit import ClipSpec, GeometryError, Grid, MaskCounts, TokenSpec
 from salt_toolkit.contracts import ClipBatch, Masker, Method, Objective, Parts, Predictor, Student, Teacher
 from salt_toolkit.errors import RecipeError
 from salt_toolkit.testing import MethodContract
-from salt_toolkit.tokens import gather_tokens
 
 GRID = Grid(2, 2, 2)
 PATCH = 4  # pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -14,7 +13,7 @@ from salt_toolkit import TokenSpec
 from salt_toolkit.contracts import Mask, Predictor
 from salt_toolkit.tokens import gather_tokens, sincos_positions
 from salt_vit.config import TransformerPredictorConfig
-from salt_vit.student import run_blocks
+from salt_vit.student import initialise, run_blocks
 
 
 class TransformerPredictor(Predictor):
@@ -34,7 +33,8 @@ class TransformerPredictor(Predictor):
         self.norm = norm(config.dim)
         self.head = nn.Linear(config.dim, teacher.dim)
         self.grad_checkpointing = config.grad_checkpointing
-        self._initialise()
+        self.apply(initialise)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(
         self, tokens: Float[Tensor, "batch visible student_dim"], mask: Mask
@@ -47,15 +47,3 @@ class TransformerPredictor(Predictor):
         together = torch.cat([visible, target.to(visible.dtype)], dim=1)
         together = run_blocks(self.blocks, together, self.grad_checkpointing and self.training)
         return self.head(self.norm(together[:, num_visible:]))
-
-    def _initialise(self) -> None:
-        """V-JEPA's: normal 0.02, with each block's additions to the residual stream scaled by its depth."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
-        with torch.no_grad():
-            for layer, block in enumerate(self.blocks, start=1):
-                block.attn.proj.weight.div_(math.sqrt(2 * layer))
-                block.mlp.fc2.weight.div_(math.sqrt(2 * layer))

@@ -30,8 +30,6 @@ class TubeletEmbedding(nn.Module):
     def __init__(self, dim: int, tubelet: int, patch: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.proj = nn.Conv3d(CHANNELS, dim, (tubelet, patch, patch), (tubelet, patch, patch))
-        nn.init.trunc_normal_(self.proj.weight, std=0.02)
-        nn.init.zeros_(self.proj.bias)  # pyright: ignore[reportArgumentType] - it has a bias
         shape = (CHANNELS, 1, 1, 1)
         self.register_buffer("scale", (1 / (255 * torch.tensor(std))).reshape(shape), persistent=False)
         self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).reshape(shape), persistent=False)
@@ -61,6 +59,8 @@ class TimmViT(Student):
         self.grad_checkpointing = config.grad_checkpointing
         if config.pretrained:
             self._inflate(model)
+        else:
+            self.apply(initialise)
 
     def forward(
         self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None = None
@@ -86,6 +86,22 @@ class TimmViT(Student):
             image_positions, new_size=[grid.rows, grid.columns], old_size=list(old), num_prefix_tokens=0
         )
         self.positions.copy_(resampled.repeat(1, grid.frames, 1))
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier's uniform weights and zero biases, as MAE and VideoMAE begin; for `nn.Module.apply`.
+
+    timm and V-JEPA draw with a deviation of 0.02 whatever the width. That suits ViT-B, and starves a
+    narrow student: at width 96 the first thousand steps bring a third of the progress.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    elif isinstance(module, nn.Conv3d):
+        nn.init.xavier_uniform_(module.weight.view(module.out_channels, -1))  # as the matrix that it is
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def run_blocks(
