@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import torch
-from salt_toolkit.demo.data import write_demo_data
 from torch.nn import functional
 
 from salt_toolkit.assemble import build_dataset, build_predictor, build_student, build_teacher
 from salt_toolkit.contracts import Mask
 from salt_toolkit.data.loading import collate
+from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.masking import masks_for
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import VideoMAEModel
@@ -59,7 +60,7 @@ def load_encoder(config: VideoMAEConfig) -> VideoMAEModel:
         encoder, info = VideoMAEModel.from_pretrained(
             str(folder or config.checkpoint), output_loading_info=True, use_safetensors=None
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MissingArtifact(
             f"the checkpoint {config.checkpoint} cannot be loaded: {_first_line(error)}",
             f"Name a directory in Hugging Face layout, or one of the hub's: {', '.join(HUB_IDS)}.",
