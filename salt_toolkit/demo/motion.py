@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -32,8 +33,8 @@ SPEED = (1.5, 3.0)
 MAGNIFICATION = (2.4, 3.2)
 """Least and largest size of a digit's pixel (a digit has 8x8), in a video's pixels."""
 
-BACKGROUND = 0.5
-"""The plain grey behind the digit, where 1 is full; digits are lighter or darker."""
+BACKGROUND = (0.35, 0.65)
+"""Range of each of a background's colour channels, where 1 is full."""
 
 LEAST_CONTRAST = 1.0
 """Least distance of the digit's colour from the background's: sum over three channels, where 1 is full."""
@@ -98,7 +99,7 @@ def draw_motion(
     """
     digits = _digits(split)
     digit = digits[generator.integers(len(digits))]
-    colour = _draw_colour(generator)
+    background, colour = _draw_colours(generator)
     magnification = generator.uniform(*MAGNIFICATION)
     angle = label * math.tau / len(LABELS)
     velocity = generator.uniform(*SPEED) * np.array([-math.sin(angle), math.cos(angle)])
@@ -106,26 +107,28 @@ def draw_motion(
     frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     for frame in range(NUM_FRAMES):
         cover = _place(digit, start + frame * velocity, magnification)[..., None]
-        frames[frame] = np.rint(255 * (cover * colour + (1 - cover) * BACKGROUND))
+        frames[frame] = np.rint(255 * (cover * colour + (1 - cover) * background))
     return frames
 
 
 @cache
 def _digits(split: str) -> Float[np.ndarray, "digit 10 10"]:
     """The digits of one split: ink from 0 to 1, with a margin of one pixel without ink."""
-    images = np.pad(load_digits().images / 16, ((0, 0), (1, 1), (1, 1)))
+    digits: Any = load_digits()
+    images = np.pad(digits.images / 16, ((0, 0), (1, 1), (1, 1)))
     # Which digit belongs to which split must never depend on the demo's seed.
     order = generator_for("demo", "digits").permutation(len(images))
     num_train = round(TRAIN_SHARE * len(images))
     return images[order[:num_train] if split == "train" else order[num_train:]]
 
 
-def _draw_colour(generator: np.random.Generator) -> Float[np.ndarray, " 3"]:
-    """Draws a digit's colour that stands out from the background, lighter or darker."""
+def _draw_colours(generator: np.random.Generator) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
+    """Draws a background colour and a digit's colour that stands out from it, lighter or darker."""
+    background = generator.uniform(*BACKGROUND, 3)
     while True:
         colour = generator.uniform(0, 1, 3)
-        if np.abs(colour - BACKGROUND).sum() > LEAST_CONTRAST:
-            return colour
+        if np.abs(colour - background).sum() > LEAST_CONTRAST:
+            return background, colour
 
 
 def _place(

@@ -27,6 +27,9 @@ _NOT_ENCODER = re.compile(
 class VideoMAETeacher(Teacher):
     """Dense latents of a VideoMAE encoder that sees every token."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: VideoMAEConfig, clip: ClipSpec) -> None:
         super().__init__()
         self.token_spec = config.token_spec(clip)
@@ -57,7 +60,7 @@ def load_encoder(config: VideoMAEConfig) -> VideoMAEModel:
     """
     folder = config.local_folder()
     try:
-        encoder, info = VideoMAEModel.from_pretrained(
+        encoder, info = VideoMAEModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] - a pair, when asked
             str(folder or config.checkpoint), output_loading_info=True, use_safetensors=None
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -19,6 +19,8 @@ from salt_vit.student import initialise, run_blocks
 class TransformerPredictor(Predictor):
     """Visible tokens and one learned token for each target, with fixed positions, through blocks."""
 
+    positions: Tensor
+
     def __init__(self, config: TransformerPredictorConfig, student: TokenSpec, teacher: TokenSpec) -> None:
         super().__init__()
         norm = partial(nn.LayerNorm, eps=1e-6)
@@ -27,7 +29,7 @@ class TransformerPredictor(Predictor):
         positions = sincos_positions(student.grid, config.dim).unsqueeze(0)
         self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, qkv_bias=True, norm_layer=norm)
+            Block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, qkv_bias=True, norm_layer=norm)  # pyright: ignore[reportArgumentType]
             for _ in range(config.depth)
         )
         self.norm = norm(config.dim)

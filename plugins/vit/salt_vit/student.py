@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float, Int64, UInt8
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +26,9 @@ class TubeletEmbedding(nn.Module):
     Its weight is a Conv3d's, so that inflated and published weights fit; since the kernel is as
     large as its stride, a matrix product over cut tubelets computes the same, faster.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, dim: int, tubelet: int, patch: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -50,9 +53,12 @@ class TimmViT(Student):
         self.token_spec = config.token_spec(clip)
         model = _create(config)
         sizes = config.sizes
-        cfg = model.pretrained_cfg or {}
+        cfg: Any = model.pretrained_cfg  # timm leaves it untyped
         self.embed = TubeletEmbedding(sizes["dim"], config.tubelet, sizes["patch"], cfg["mean"], cfg["std"])
-        self.positions = nn.Parameter(sincos_positions(self.token_spec.grid, sizes["dim"]).unsqueeze(0))
+        # Sines and cosines stay as they are, as in MAE and V-JEPA; positions of an image model go on learning.
+        self.positions = nn.Parameter(
+            sincos_positions(self.token_spec.grid, sizes["dim"]).unsqueeze(0), requires_grad=config.pretrained
+        )
         self.norm_pre = model.norm_pre
         self.blocks = model.blocks
         self.norm = final_norm(model)
@@ -81,6 +87,7 @@ class TimmViT(Student):
             self.embed.proj.bias.copy_(model.patch_embed.proj.bias)
         grid = self.token_spec.grid
         old = model.patch_embed.grid_size
+        assert model.pos_embed is not None  # the table of models holds none without positions
         image_positions = model.pos_embed[:, -old[0] * old[1] :]  # class and register tokens come first
         resampled = resample_abs_pos_embed(
             image_positions, new_size=[grid.rows, grid.columns], old_size=list(old), num_prefix_tokens=0
@@ -119,7 +126,7 @@ def _create(config: TimmViTConfig) -> VisionTransformer:
         theirs: getattr(config, ours) for ours, theirs in names.items() if getattr(config, ours) is not None
     }
     try:
-        return timm.create_model(
+        model = timm.create_model(
             config.model, pretrained=config.pretrained, num_classes=0, drop_path_rate=config.drop_path, **changes
         )
     except (OSError, RuntimeError) as error:
@@ -129,3 +136,5 @@ def _create(config: TimmViTConfig) -> VisionTransformer:
             f"timm cannot load the pre-trained weights of {config.model}: {error}",
             "Connect this machine to the hub once, or set student.pretrained = false.",
         ) from error
+    assert isinstance(model, VisionTransformer)  # as every model of the table
+    return model
