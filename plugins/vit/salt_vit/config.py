@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from salt_toolkit import ClipSpec, Cost, Grid, MaskCounts, PredictorConfig, StudentConfig, TokenSpec
+from salt_toolkit import (
+    ClipSpec,
+    Cost,
+    Grid,
+    MaskCounts,
+    MissingArtifact,
+    PredictorConfig,
+    StudentConfig,
+    TokenSpec,
+)
 from salt_toolkit.flops import (
     block_activations,
     block_flops,
@@ -20,6 +30,8 @@ from salt_toolkit.flops import (
 )
 
 CHANNELS = 3
+WEIGHTS_FILE = "model.safetensors"
+"""What timm's repositories on the hub call their weights."""
 
 
 @cache
@@ -31,7 +43,10 @@ def model_table() -> dict[str, dict[str, Any]]:
 class TimmViTConfig(StudentConfig):
     """A timm ViT whose patch embedding sees tubelets."""
 
-    model: str = Field(description="Name of a plain ViT in timm, such as vit_small_patch16_224.")
+    model: str = Field(
+        description="Name of a plain ViT in timm, such as vit_small_patch16_224; with pretrained = true also with "
+        "the tag of its weights, such as vit_base_patch16_224.mae."
+    )
     tubelet: int = Field(2, ge=1, description="Video frames in one token.")
     pretrained: bool = Field(
         False, description="Start from timm's image weights, inflated over time, instead of random ones."
@@ -48,13 +63,17 @@ class TimmViTConfig(StudentConfig):
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:
-        if model not in model_table():
-            near = get_close_matches(model, model_table(), n=3)
+        name, dot, tag = model.partition(".")
+        if name not in model_table():
+            near = get_close_matches(name, model_table(), n=3)
             nearest = f"the nearest names are {', '.join(near)}; " if near else ""
             raise ValueError(
                 f"found {model!r}, which is not one of timm's {len(model_table())} plain ViTs; {nearest}"
                 "models with rotary positions (EVA, DINOv3), hybrids and Swins are not plain ViTs"
             )
+        tags = model_table()[name]["weights"]
+        if dot and tag not in tags:
+            raise ValueError(f"found weights {tag!r} of {name}, and timm has {', '.join(tags) or 'none'}")
         return model
 
     @model_validator(mode="after")
@@ -64,6 +83,14 @@ class TimmViTConfig(StudentConfig):
             raise ValueError(
                 f"pretrained = true takes the model as it is, but {', '.join(changed)} would change it; "
                 "remove them, or set pretrained = false"
+            )
+        if self.pretrained and not self._row["weights"]:
+            raise ValueError(f"the hub holds no weights of {self.model}; set pretrained = false, or name another model")
+        if not self.pretrained and "." in self.model:
+            name = self.model.partition(".")[0]
+            raise ValueError(
+                f"{self.model} names weights, which pretrained = false does not load; "
+                f'set pretrained = true, or model = "{name}"'
             )
         if {"dim", "depth", "heads"} & set(changed) and not self._row["plain"]:
             raise ValueError(
@@ -75,7 +102,33 @@ class TimmViTConfig(StudentConfig):
 
     @property
     def _row(self) -> dict[str, Any]:
-        return model_table()[self.model]
+        return model_table()[self.model.partition(".")[0]]
+
+    @property
+    def weights(self) -> tuple[str, str]:
+        """Full name (in timm) of the pre-trained weights, and their repository on the hub.
+
+        Where the recipe names no tag, they are those that timm itself takes.
+        """
+        name, _, tag = self.model.partition(".")
+        repositories = self._row["weights"]
+        tag = tag or next(iter(repositories))
+        return f"{name}.{tag}", repositories[tag]
+
+    def cached_weights(self) -> Path | None:
+        """The file of the pre-trained weights in the hub's cache on this machine; None if it is not there."""
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.weights[1], WEIGHTS_FILE)
+        return Path(cached) if isinstance(cached, str) else None
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """The pre-trained weights, where the recipe wants them and the hub's cache has none."""
+        if not self.pretrained or self.cached_weights() is not None:
+            return ()
+        name, repository = self.weights
+        fix = f"Get them with `hf download {repository} {WEIGHTS_FILE}`, or set student.pretrained = false."
+        return [MissingArtifact(f"the pre-trained weights {name} are not on this machine", fix)]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -96,9 +149,10 @@ class TimmViTConfig(StudentConfig):
         mlp_dim = 4 * dim if changed else row["mlp_dim"]
         block = block_parameters(dim, mlp_dim) if changed else row["block_parameters"]
         weights = 12 * dim**2 if changed else row["block_weights"]
+        pairs = 4 * dim if changed else row["attention_flops"]
         norms = 2 * dim if changed else row["norm_parameters"]
         embedding = linear_flops(tokens, tubelet_numbers, dim)
-        one_block = 2 * visible * weights + row["attentions"] * 4 * visible**2 * dim
+        one_block = 2 * visible * weights + visible**2 * pairs
         kept = block_activations(visible, dim, mlp_dim)
         return Cost(
             parameters=linear_parameters(tubelet_numbers, dim) + tokens * dim + depth * block + norms,

@@ -12,8 +12,10 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import get_arch_pretrained_cfgs
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit.flops import block_parameters
 
@@ -28,8 +30,9 @@ def model_table() -> dict[str, dict[str, Any]]:
 def _rows() -> Iterator[tuple[str, dict[str, Any] | None]]:
     for name in [*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")]:
         with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0)
-        yield name, _row(model)
+            model = timm.create_model(name, num_classes=0, weight_init="skip")
+        row = _row(model)
+        yield name, None if row is None else {**row, "weights": _weights(name)}
 
 
 def _row(model: nn.Module) -> dict[str, Any] | None:
@@ -42,25 +45,42 @@ def _row(model: nn.Module) -> dict[str, Any] | None:
     blocks = [_count(block) for block in model.blocks]
     block = model.blocks[0]
     linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
-    attentions = sum(hasattr(module, "fused_attn") for module in block.modules())
-    if len(set(blocks)) > 1 or attentions == 0:
+    attentions = [module for module in block.modules() if hasattr(module, "fused_attn")]
+    if len(set(blocks)) > 1 or not attentions:
         return None
     dim = model.embed_dim
-    # The widest Linear output besides q, k, v is the MLP's.
-    mlp_dim = max(linear.in_features for linear in linears)
+    weights = sum(linear.weight.numel() for linear in linears)
+    attention_flops = _attention_flops(block, dim, weights)
     row = {
         "dim": dim,
         "depth": len(model.blocks),
-        "heads": next(module.num_heads for module in block.modules() if hasattr(module, "fused_attn")),
+        "heads": attentions[0].num_heads,
         "patch": projection.kernel_size[0],
-        "mlp_dim": mlp_dim,
-        "attentions": attentions,
+        "mlp_dim": max(linear.in_features for linear in linears),  # no Linear takes in more than the last of the MLP
         "block_parameters": blocks[0],
-        "block_weights": sum(linear.weight.numel() for linear in linears),
+        "block_weights": weights,
+        "attention_flops": attention_flops,
         "norm_parameters": _count(model.norm_pre) + _count(final_norm(model)),
     }
-    row["plain"] = blocks[0] == block_parameters(dim, 4 * dim) and row["norm_parameters"] == 2 * dim
+    plain = block_parameters(dim, 4 * dim), 4 * dim, 2 * dim
+    row["plain"] = (blocks[0], attention_flops, row["norm_parameters"]) == plain
     return row
+
+
+def _attention_flops(block: nn.Module, dim: int, weights: int) -> int:
+    """FLOPs of a block for each pair of tokens, as torch counts them, besides those of its Linear layers."""
+    num_tokens = 2
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        block(torch.empty(1, num_tokens, dim))
+    return (counter.get_total_flops() - 2 * num_tokens * weights) // num_tokens**2
+
+
+def _weights(name: str) -> dict[str, str]:
+    """The model's pre-trained weights on the hub, timm's own choice first: tag and repository."""
+    cfgs = get_arch_pretrained_cfgs(name)
+    found = {full.partition(".")[2]: cfg.hf_hub_id for full, cfg in cfgs.items() if cfg.hf_hub_id}
+    chosen = getattr(timm.get_pretrained_cfg(name), "tag", None)
+    return {tag: found[tag] for tag in sorted(found, key=lambda tag: tag != chosen)}
 
 
 def final_norm(model: VisionTransformer) -> nn.Module:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import HfApi, hf_hub_download
 from jaxtyping import Float, Int64, UInt8
+from safetensors import SafetensorError
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from salt_toolkit import ClipSpec, MissingArtifact
+from salt_toolkit import ClipSpec, MissingArtifact, SaltError
 from salt_toolkit.contracts import ClipBatch, Student
 from salt_toolkit.tokens import cut_tubelets, gather_tokens, sincos_positions
-from salt_vit.config import CHANNELS, TimmViTConfig
+from salt_vit.config import CHANNELS, WEIGHTS_FILE, TimmViTConfig
 from salt_vit.make_model_table import final_norm
 
 
@@ -83,8 +86,9 @@ class TimmViT(Student):
         kernel = model.patch_embed.proj.weight
         tubelet = self.embed.proj.kernel_size[0]
         self.embed.proj.weight.copy_((kernel / tubelet).unsqueeze(2).expand_as(self.embed.proj.weight))
-        if model.patch_embed.proj.bias is not None and self.embed.proj.bias is not None:
-            self.embed.proj.bias.copy_(model.patch_embed.proj.bias)
+        bias = model.patch_embed.proj.bias  # CLIP's models have none
+        assert self.embed.proj.bias is not None
+        self.embed.proj.bias.copy_(torch.zeros_like(self.embed.proj.bias) if bias is None else bias)
         grid = self.token_spec.grid
         old = model.patch_embed.grid_size
         assert model.pos_embed is not None  # the table of models holds none without positions
@@ -121,20 +125,43 @@ def run_blocks(
 
 
 def _create(config: TimmViTConfig) -> VisionTransformer:
+    if config.pretrained:
+        return _load(config)
     names = {"dim": "embed_dim", "depth": "depth", "heads": "num_heads", "patch": "patch_size"}
     changes: dict[str, Any] = {
         theirs: getattr(config, ours) for ours, theirs in names.items() if getattr(config, ours) is not None
     }
-    try:
-        model = timm.create_model(
-            config.model, pretrained=config.pretrained, num_classes=0, drop_path_rate=config.drop_path, **changes
-        )
-    except (OSError, RuntimeError) as error:
-        if not config.pretrained:
-            raise
-        raise MissingArtifact(
-            f"timm cannot load the pre-trained weights of {config.model}: {error}",
-            "Connect this machine to the hub once, or set student.pretrained = false.",
-        ) from error
+    model = timm.create_model(config.model, num_classes=0, drop_path_rate=config.drop_path, **changes)
     assert isinstance(model, VisionTransformer)  # as every model of the table
     return model
+
+
+def _load(config: TimmViTConfig) -> VisionTransformer:
+    """The model with its pre-trained weights, all of them: from the hub's cache, or else from the hub."""
+    name, repository = config.weights
+    file = config.cached_weights() or _download(repository)
+    try:
+        # With its own classifier the model takes the whole file, and timm checks that every weight is there.
+        model = timm.create_model(
+            name,
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(file), "custom_load": False},
+            drop_path_rate=config.drop_path,
+        )
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise SaltError(f"{file} does not hold the weights of {name}; get it anew ({reason})") from error
+    assert isinstance(model, VisionTransformer)
+    return model
+
+
+def _download(repository: str) -> Path:
+    try:
+        # One question first: a download without a connection tries again for half a minute.
+        HfApi().model_info(repository, timeout=10)
+        return Path(hf_hub_download(repository, WEIGHTS_FILE))
+    except Exception as error:  # whatever the hub's client raises; it changes its HTTP library now and then
+        raise MissingArtifact(
+            f"the pre-trained weights {repository} are not on this machine and cannot be downloaded: {error}",
+            f"Get them with `hf download {repository} {WEIGHTS_FILE}`, or set student.pretrained = false.",
+        ) from error

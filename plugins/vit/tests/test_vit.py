@@ -133,7 +133,7 @@ def test_recomputing_activations_gives_the_same_gradients():
         torch.manual_seed(0)
         vit = build_timm_vit(TimmViTConfig(**SMALL, grad_checkpointing=recompute), clip=CLIP).train()
         vit(random_batch(CLIP)).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in vit.parameters()])
+        gradients.append([parameter.grad.clone() for parameter in vit.parameters() if parameter.requires_grad])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
 
@@ -178,3 +178,29 @@ def test_only_its_place_tells_one_target_from_another():
     permuted = predictor(tokens, Mask(visible, target[:, order]))
     torch.testing.assert_close(permuted, plain[:, order], rtol=1e-4, atol=1e-5)
     assert plain.std(dim=1).min() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_cost_of_every_model_of_the_table_is_what_is_built():
+    """Models with the same blocks cost the same, so the shallowest with each kind of block is built."""
+    deepest_first = sorted(model_table().items(), key=lambda item: -item[1]["depth"])
+    kinds = {(row["dim"], row["block_parameters"], row["norm_parameters"]): name for name, row in deepest_first}
+    assert len(kinds) > 40
+    for model in kinds.values():
+        clip = ClipSpec(frames=2, stride=1, size=3 * model_table()[model]["patch"])
+        config, vit = meta_student(clip, model=model)
+        with FlopCounterMode(display=False) as counter, torch.device("meta"):
+            batch = ClipBatch(("x",), {"clip": torch.zeros(1, 2, clip.size, clip.size, 3, dtype=torch.uint8)})
+            vit(batch, torch.zeros(1, 5, dtype=torch.int64))
+        cost = config.cost(clip, 5)
+        assert (model, cost.forward_flops) == (model, counter.get_total_flops())
+        assert (model, cost.parameters) == (model, sum(parameter.numel() for parameter in vit.parameters()))
+
+
+def test_changed_sizes_of_every_plain_model_are_counted_right():
+    for model in {row["patch"]: name for name, row in model_table().items() if row["plain"]}.values():
+        clip = ClipSpec(frames=2, stride=1, size=16)
+        config, vit = meta_student(clip, model=model, dim=40, depth=2, heads=5, patch=8)
+        assert config.cost(clip, 5).parameters == sum(parameter.numel() for parameter in vit.parameters())
+        assert len(vit.blocks) == 2
+        assert vit.blocks[0].attn.num_heads == 5
