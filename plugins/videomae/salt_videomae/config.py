@@ -31,16 +31,16 @@ class Architecture:
 
     @classmethod
     def of_config(cls, config: dict[str, Any]) -> Architecture:
-        """Reads transformers' config.json of a VideoMAE."""
+        """Reads transformers' config.json of a VideoMAE; a key that is absent means what it means there."""
         return cls(
-            dim=config["hidden_size"],
-            depth=config["num_hidden_layers"],
-            mlp_dim=config["intermediate_size"],
-            frames=config["num_frames"],
-            size=config["image_size"],
-            patch=config["patch_size"],
-            tubelet=config["tubelet_size"],
-            final_norm=not config["use_mean_pooling"],
+            dim=config.get("hidden_size", 768),
+            depth=config.get("num_hidden_layers", 12),
+            mlp_dim=config.get("intermediate_size", 3072),
+            frames=config.get("num_frames", 16),
+            size=config.get("image_size", 224),
+            patch=config.get("patch_size", 16),
+            tubelet=config.get("tubelet_size", 2),
+            final_norm=not config.get("use_mean_pooling", True),
         )
 
 
@@ -55,6 +55,8 @@ _FINETUNED = (
     *(f"{size}-finetuned-kinetics" for size in ("small", "base", "base-short", "large", "huge")),
     *(f"{size}-finetuned-ssv2" for size in ("small", "base", "base-short")),
 )
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
 HUB_IDS = tuple(f"MCG-NJU/videomae-{name}" for name in (*_PRETRAINED, *_FINETUNED))
 """The VideoMAE repositories of the hub; there is no pre-trained Huge among them."""
 
@@ -85,23 +87,38 @@ class VideoMAEConfig(TeacherConfig):
             name = self.checkpoint.removeprefix("MCG-NJU/videomae-")
             size = _SIZES[name.split("-")[0]]
             return Architecture(size.dim, size.depth, size.mlp_dim, final_norm="finetuned" not in name)
-        raise self._not_here()
+        raise self.not_here()
 
     def local_folder(self) -> Path | None:
         """The checkpoint's folder on this machine: the one named, or the hub's cache; None if there is none."""
         named = Path(self.checkpoint)
         if named.is_dir():
             return named
-        if self.checkpoint.count("/") != 1:
+        if not self.is_hub_id():
             return None
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(self.checkpoint, "config.json")
         return Path(cached).parent if isinstance(cached, str) else None
 
+    def is_hub_id(self) -> bool:
+        """Whether the checkpoint could be a repository of the hub; ``./x`` and ``/x`` are paths."""
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+        try:
+            validate_repo_id(self.checkpoint)
+        except HFValidationError:
+            return False
+        return "/" in self.checkpoint
+
+    def weights_are_here(self) -> bool:
+        """Whether the checkpoint's folder on this machine holds weights besides its config.json."""
+        folder = self.local_folder()
+        return folder is not None and any((folder / name).is_file() for name in _WEIGHTS)
+
     def missing(self) -> Sequence[MissingArtifact]:
-        """The checkpoint, where it is neither a folder nor in the hub's cache."""
-        return () if self.local_folder() is not None else [self._not_here()]
+        """The checkpoint, where neither a folder nor the hub's cache holds its weights."""
+        return () if self.weights_are_here() else [self.not_here()]
 
     def token_spec(self, clip: ClipSpec) -> TokenSpec:
         """The checkpoint's grid; its positions fit clips of one size only."""
@@ -141,16 +158,15 @@ class VideoMAEConfig(TeacherConfig):
         if not isinstance(found, dict) or found.get("model_type") != "videomae":
             kind = found.get("model_type") if isinstance(found, dict) else None
             raise GeometryError(f"{file} describes a model of type {kind!r}, not a 'videomae'; name another checkpoint")
-        try:
-            return Architecture.of_config(found)
-        except KeyError as error:
-            raise GeometryError(
-                f"{file} lacks the key {error}, so its grid is unknown; get the checkpoint anew"
-            ) from None
+        return Architecture.of_config(found)
 
-    def _not_here(self) -> MissingArtifact:
+    def not_here(self, reason: str = "") -> MissingArtifact:
+        """The error that says that the checkpoint is not on this machine, and why it cannot be had."""
+        what = f"the checkpoint {self.checkpoint} is not on this machine"
+        if Path(self.checkpoint).is_dir():
+            what = f"the directory {self.checkpoint} has no weights ({_WEIGHTS[0]})"
         if self.checkpoint in HUB_IDS:
             fix = f"Download it once with `hf download {self.checkpoint}`, or name a local directory."
         else:
             fix = f"Name a directory in Hugging Face layout, or one of the hub's: {', '.join(HUB_IDS)}."
-        return MissingArtifact(f"the checkpoint {self.checkpoint} is not on this machine", fix)
+        return MissingArtifact(what + (f", and cannot be downloaded: {reason}" if reason else ""), fix)

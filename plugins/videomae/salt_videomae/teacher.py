@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import VideoMAEModel
+from transformers.utils import logging
 
 from salt_toolkit import ClipSpec, MissingArtifact, SaltError
 from salt_toolkit.contracts import ClipBatch, Teacher
@@ -58,11 +63,12 @@ def load_encoder(config: VideoMAEConfig) -> VideoMAEModel:
         MissingArtifact: There is no such checkpoint.
         SaltError: The file lacks weights of the encoder, or holds others.
     """
-    folder = config.local_folder()
+    source = config.local_folder() if config.weights_are_here() else _hub_id(config)
     try:
-        encoder, info = VideoMAEModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] - a pair, when asked
-            str(folder or config.checkpoint), output_loading_info=True, use_safetensors=None
-        )
+        with _quiet_transformers():
+            encoder, info = VideoMAEModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues] - a pair
+                str(source), output_loading_info=True, dtype=torch.float32
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MissingArtifact(
             f"the checkpoint {config.checkpoint} cannot be loaded: {_first_line(error)}",
@@ -70,6 +76,34 @@ def load_encoder(config: VideoMAEConfig) -> VideoMAEModel:
         ) from error
     _refuse_partial(config.checkpoint, info)
     return encoder
+
+
+def _hub_id(config: VideoMAEConfig) -> str:
+    """The checkpoint as a repository that can be reached.
+
+    One question first: a download without a connection tries again for half a minute.
+    """
+    if Path(config.checkpoint).is_dir() or not config.is_hub_id():
+        raise config.not_here()
+    try:
+        HfApi().model_info(config.checkpoint, timeout=10)
+    except Exception as error:  # whatever the hub's client raises; it changes its HTTP library now and then
+        raise config.not_here(_first_line(error)) from error
+    return config.checkpoint
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bar and its table of a decoder's keys; `_refuse_partial` judges the keys."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _refuse_partial(checkpoint: str, info: dict[str, Any]) -> None:
@@ -94,4 +128,4 @@ def _listed(keys: list[str], limit: int = 6) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 
 import pytest
 import torch
@@ -24,8 +25,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch):
+def hub_cache(tmp_path_factory, monkeypatch):
+    """No network, and a hub's cache of the test's own."""
+    folder = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    return folder
 
 
 def write_checkpoint(folder, kind, old_keys=False):
@@ -194,3 +199,93 @@ def test_published_ids_are_known_by_heart():
     assert VideoMAEConfig(checkpoint=HUB_IDS[0]).cost(ClipSpec()).forward_flops / 1e9 == pytest.approx(360.7, abs=0.05)
     with pytest.raises(ValidationError):
         VideoMAEConfig(checkpoint="x", norm="batch")
+
+
+@pytest.mark.parametrize("checkpoint", ["./checkpoints", "/checkpoints", "../a", "a b/c", "checkpoints", "a/b..c"])
+def test_a_path_that_is_not_there_is_one_sentence(checkpoint):
+    config = VideoMAEConfig(checkpoint=checkpoint)
+    assert len(config.missing()) == 1
+    with pytest.raises(MissingArtifact, match="is not on this machine"):
+        config.token_spec(ClipSpec())
+
+
+def snapshot_of(hub_cache, hub_id):
+    """Where the hub's client keeps a repository."""
+    folder = hub_cache / f"models--{hub_id.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0")
+    return folder / "snapshots" / "0"
+
+
+def test_what_the_hubs_cache_holds_is_used_without_a_connection(hub_cache):
+    config = VideoMAEConfig(checkpoint="somebody/their-videomae", norm="none")
+    with pytest.raises(MissingArtifact):
+        config.token_spec(CLIP)
+    folder = write_checkpoint(snapshot_of(hub_cache, config.checkpoint), VideoMAEForPreTraining, old_keys=True)
+    assert list(config.missing()) == []
+    batch = random_batch(CLIP)
+    assert relative_error(build_videomae(config, clip=CLIP)(batch), reference(folder, batch, post_norm=True)) < 1e-5
+
+
+def test_a_config_without_weights_is_no_checkpoint(hub_cache, tmp_path):
+    write_checkpoint(tmp_path, VideoMAEForPreTraining)
+    (tmp_path / "model.safetensors").unlink()
+    (missing,) = VideoMAEConfig(checkpoint=str(tmp_path)).missing()
+    assert "has no weights (model.safetensors)" in missing.what
+    hub_id = HUB_IDS[0]
+    snapshot = snapshot_of(hub_cache, hub_id)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text((tmp_path / "config.json").read_text())
+    config = VideoMAEConfig(checkpoint=hub_id)
+    assert config.token_spec(CLIP).dim == DIM
+    (missing,) = config.missing()
+    assert f"hf download {hub_id}" in missing.fix
+    for checkpoint in (str(tmp_path), hub_id):
+        with pytest.raises(MissingArtifact):
+            build_videomae(VideoMAEConfig(checkpoint=checkpoint), clip=CLIP)
+
+
+def test_weights_stored_in_half_precision_are_computed_in_single(tmp_path):
+    folder = write_checkpoint(tmp_path, VideoMAEForPreTraining)
+    stored = load_file(folder / "model.safetensors")
+    save_file({k: v.half() for k, v in stored.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    batch = random_batch(CLIP)
+    latents = build_videomae(VideoMAEConfig(checkpoint=str(folder), norm="none"), clip=CLIP)(batch)
+    assert latents.dtype == torch.float32
+    assert relative_error(latents, reference(folder, batch, post_norm=True)) < 1e-5
+
+
+def test_keys_that_a_config_leaves_out_mean_what_transformers_takes(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae", "hidden_size": 384}))
+    ours, theirs = VideoMAEConfig(checkpoint=str(tmp_path)).architecture(), Architecture(hidden_size=384)
+    assert (ours.dim, ours.depth, ours.mlp_dim) == (384, theirs.num_hidden_layers, theirs.intermediate_size)
+    assert (ours.frames, ours.size, ours.patch) == (theirs.num_frames, theirs.image_size, theirs.patch_size)
+    assert (ours.tubelet, ours.final_norm) == (theirs.tubelet_size, not theirs.use_mean_pooling)
+
+
+def test_loading_says_nothing_of_a_decoder_that_nobody_needs(tmp_path, capfd):
+    folder = write_checkpoint(tmp_path, VideoMAEForPreTraining)
+    capfd.readouterr()
+    build_videomae(VideoMAEConfig(checkpoint=str(folder)), clip=CLIP)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_a_connection_nobody_waits(hub_cache, monkeypatch):
+    """A cached checkpoint asks nobody; another is asked for once, without the client's half minute of retries."""
+    asked = []
+
+    def no_such_host(*arguments, **_):
+        asked.append(arguments)
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
+    config = VideoMAEConfig(checkpoint="somebody/their-videomae")
+    write_checkpoint(snapshot_of(hub_cache, config.checkpoint), VideoMAEForPreTraining)
+    build_videomae(config, clip=CLIP)
+    assert asked == []
+    with pytest.raises(MissingArtifact, match=r"cannot be downloaded: .*not known"):
+        build_videomae(VideoMAEConfig(checkpoint=HUB_IDS[0]), clip=ClipSpec())
+    assert len(asked) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import timm
 import torch
@@ -106,6 +108,24 @@ def test_weights_that_are_not_here_are_missing_with_the_command_that_gets_them()
     assert "hf download timm/vit_base_patch16_224.mae model.safetensors" in missing.fix
     with pytest.raises(MissingArtifact, match="cannot be downloaded"):
         build_timm_vit(config, clip=ClipSpec())
+
+
+def test_without_a_connection_nobody_waits(hub_cache, monkeypatch):
+    """Cached weights ask nobody; others are asked for once, without the client's half minute of retries."""
+    asked = []
+
+    def no_such_host(*arguments, **_):
+        asked.append(arguments)
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
+    put_into_cache(hub_cache, SMALL_MODEL)
+    build_timm_vit(TimmViTConfig(model=SMALL_MODEL, pretrained=True), clip=CLIP)
+    assert asked == []
+    with pytest.raises(MissingArtifact, match=r"cannot be downloaded: .*not known"):
+        build_timm_vit(TimmViTConfig(model="vit_tiny_patch16_224", pretrained=True), clip=CLIP)
+    assert len(asked) == 1
 
 
 def test_the_tag_decides_the_weights_and_the_normalisation(hub_cache):
