@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from salt_toolkit.errors import GeometryError
 from salt_toolkit.geometry import Grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,7 +37,12 @@ def sincos_positions(grid: Grid, dim: int) -> Float[Tensor, "token dim"]:
 
     A third of the numbers for each axis, rounded up to even and cut off at ``dim``; of each third,
     half sines and half cosines (V-JEPA's ``uniform_power`` layout, src/models/utils/pos_embs.py).
+
+    Raises:
+        GeometryError: So few numbers that rounding up may leave none for the columns.
     """
+    if dim < 9:
+        raise GeometryError(f"dim = {dim} is too narrow for positions of frame, row and column; choose 9 or more")
     share = 2 * math.ceil(dim / 6)
     frequencies = 10000.0 ** -(torch.arange(share // 2, dtype=torch.float64) / (share // 2))
     axes = torch.meshgrid(

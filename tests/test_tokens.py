@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from salt_toolkit.errors import GeometryError
 from salt_toolkit.geometry import ClipSpec, Grid
 from salt_toolkit.tokens import cut_tubelets, gather_tokens, sincos_positions
 
@@ -40,7 +42,7 @@ def test_tokens_are_picked_in_the_order_given():
 
 
 @settings(deadline=None)
-@given(st.builds(Grid, sizes, sizes, sizes), st.integers(12, 70))
+@given(st.builds(Grid, sizes, sizes, sizes), st.integers(9, 70))
 def test_every_token_has_a_position_of_its_own(grid, dim):
     positions = sincos_positions(grid, dim)
     assert positions.shape == (grid.num_tokens, dim)
@@ -49,3 +51,9 @@ def test_every_token_has_a_position_of_its_own(grid, dim):
     share = 2 * -(-dim // 6)
     by_frame = positions[:, :share].reshape(grid.frames, -1, share)
     assert torch.equal(by_frame, by_frame[:, :1].expand_as(by_frame))
+
+
+@pytest.mark.parametrize("dim", [1, 4, 8])
+def test_widths_that_leave_columns_without_a_position_are_refused(dim):
+    with pytest.raises(GeometryError, match="choose 9 or more"):
+        sincos_positions(Grid(2, 2, 2), dim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from salt_teachers import build_pixels, build_run
 from salt_teachers.config import PixelsConfig, RunConfig
 
@@ -103,6 +104,12 @@ def test_an_earlier_run_teaches_with_its_students_tokens(first_run):
     latents = teacher(batch)
     with torch.no_grad():
         torch.testing.assert_close(latents, load_student(first_run)(batch), rtol=0, atol=0)
+    # The file itself says that these are the trained weights, and not those of a new student.
+    stored = load_file(first_run / "student.safetensors")
+    found = teacher.student.state_dict()
+    assert stored.keys() == found.keys()
+    assert all(torch.equal(stored[name], found[name]) for name in stored)
+    assert not teacher.training
     assert not latents.requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert config.cost(CLIP).parameters == sum(parameter.numel() for parameter in teacher.parameters())

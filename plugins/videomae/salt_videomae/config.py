@@ -28,6 +28,7 @@ class Architecture:
     patch: int = 16
     tubelet: int = 2
     final_norm: bool = True
+    qv_bias: bool = True
 
     @classmethod
     def of_config(cls, config: dict[str, Any]) -> Architecture:
@@ -37,10 +38,11 @@ class Architecture:
             depth=config.get("num_hidden_layers", 12),
             mlp_dim=config.get("intermediate_size", 3072),
             frames=config.get("num_frames", 16),
-            size=config.get("image_size", 224),
-            patch=config.get("patch_size", 16),
+            size=_side(config.get("image_size", 224)),
+            patch=_side(config.get("patch_size", 16)),
             tubelet=config.get("tubelet_size", 2),
             final_norm=not config.get("use_mean_pooling", True),
+            qv_bias=config.get("qkv_bias", config.get("qv_bias", True)),  # transformers renamed it
         )
 
 
@@ -135,7 +137,8 @@ class VideoMAEConfig(TeacherConfig):
         made, tokens = self.architecture(), self.token_spec(clip).grid.num_tokens
         tubelet_numbers = CHANNELS * made.tubelet * made.patch**2
         # VideoMAE has biases for queries and values, and none for keys.
-        block = block_parameters(made.dim, made.mlp_dim, qkv_bias=False) + 2 * made.dim
+        biases = 2 * made.dim if made.qv_bias else 0
+        block = block_parameters(made.dim, made.mlp_dim, qkv_bias=False) + biases
         embedding = linear_flops(tokens, tubelet_numbers, made.dim)
         return Cost(
             parameters=linear_parameters(tubelet_numbers, made.dim)
@@ -169,4 +172,12 @@ class VideoMAEConfig(TeacherConfig):
             fix = f"Download it once with `hf download {self.checkpoint}`, or name a local directory."
         else:
             fix = f"Name a directory in Hugging Face layout, or one of the hub's: {', '.join(HUB_IDS)}."
-        return MissingArtifact(what + (f", and cannot be downloaded: {reason}" if reason else ""), fix)
+        return MissingArtifact(what + (f", and cannot be downloaded: {reason.rstrip('.')}" if reason else ""), fix)
+
+
+def _side(size: int | list[int]) -> int:
+    """The side of a square that a config.json gives as one number, or as height and width."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise GeometryError(f"the checkpoint's pictures or patches of {size} pixels are not square; name another one")
+    return sides.pop()

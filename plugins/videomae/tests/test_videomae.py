@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import time
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from salt_videomae import build_videomae
 from salt_videomae.config import HUB_IDS, VideoMAEConfig
+from salt_videomae.teacher import load_encoder
 from torch.nn import functional
 from transformers import VideoMAEConfig as Architecture
-from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification
+from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
 from salt_toolkit import ClipSpec, GeometryError, MissingArtifact, SaltError
 from salt_toolkit.testing import random_batch
@@ -115,10 +117,10 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize("old_keys", [False, True])
-@pytest.mark.parametrize("kind", [VideoMAEForPreTraining, VideoMAEForVideoClassification])
+@pytest.mark.parametrize("kind", [VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel])
 def test_latents_equal_the_equations(tmp_path, kind, old_keys):
     folder = write_checkpoint(tmp_path, kind, old_keys)
-    pretrained = kind is VideoMAEForPreTraining
+    pretrained = kind is not VideoMAEForVideoClassification
     batch = random_batch(CLIP)
     teacher = build_videomae(VideoMAEConfig(checkpoint=str(folder), norm="none"), clip=CLIP)
     expected = reference(folder, batch, post_norm=pretrained)
@@ -289,3 +291,43 @@ def test_without_a_connection_nobody_waits(hub_cache, monkeypatch):
     with pytest.raises(MissingArtifact, match=r"cannot be downloaded: .*not known"):
         build_videomae(VideoMAEConfig(checkpoint=HUB_IDS[0]), clip=ClipSpec())
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("key", ["qkv_bias", "qv_bias"])
+def test_an_encoder_without_biases_is_counted_without_them(tmp_path, key):
+    architecture = Architecture(
+        image_size=[32, 32],  # as height and width, which transformers allows
+        num_frames=4,
+        hidden_size=DIM,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * DIM,
+        qkv_bias=False,
+    )
+    VideoMAEModel(architecture).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    kept = {name: value for name, value in stored.items() if name not in ("qkv_bias", "qv_bias")}
+    (tmp_path / "config.json").write_text(json.dumps({**kept, key: False}))
+    config = VideoMAEConfig(checkpoint=str(tmp_path))
+    teacher = build_videomae(config, clip=CLIP)
+    assert config.cost(CLIP).parameters == sum(parameter.numel() for parameter in teacher.parameters())
+
+
+def test_pictures_that_are_not_square_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "videomae", "image_size": [32, 48]}))
+    with pytest.raises(GeometryError, match=r"of \[32, 48\] pixels are not square"):
+        VideoMAEConfig(checkpoint=str(tmp_path)).token_spec(CLIP)
+
+
+@pytest.mark.parametrize("checkpoint", ["MCG-NJU/videomae-base", "MCG-NJU/videomae-huge"])
+def test_offline_no_connection_is_tried_and_one_sentence_says_why(monkeypatch, checkpoint):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **_: asked.append(arguments))
+    begin = time.monotonic()
+    message = f"{checkpoint} is not on this machine, and cannot be downloaded: .*offline"
+    with pytest.raises(MissingArtifact, match=message) as error:
+        load_encoder(VideoMAEConfig(checkpoint=checkpoint))
+    assert time.monotonic() - begin < 5
+    assert asked == []
+    assert "\n" not in str(error.value)
+    assert ".." not in str(error.value)

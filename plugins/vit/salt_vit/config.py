@@ -51,7 +51,7 @@ class TimmViTConfig(StudentConfig):
     pretrained: bool = Field(
         False, description="Start from timm's image weights, inflated over time, instead of random ones."
     )
-    dim: int | None = Field(None, ge=2, description="Width in numbers; absent: the model's own.")
+    dim: int | None = Field(None, ge=9, description="Width in numbers; absent: the model's own.")
     depth: int | None = Field(None, ge=1, description="Blocks; absent: the model's own.")
     heads: int | None = Field(None, ge=1, description="Attention heads; absent: the model's own.")
     patch: int | None = Field(None, ge=1, description="Height and width of a token in pixels; absent: the model's own.")
@@ -165,7 +165,7 @@ class TimmViTConfig(StudentConfig):
 class TransformerPredictorConfig(PredictorConfig):
     """A narrow transformer over visible tokens and mask tokens."""
 
-    dim: int = Field(384, ge=2, description="Width in numbers.")
+    dim: int = Field(384, ge=9, description="Width in numbers.")
     depth: int = Field(12, ge=1, description="Blocks.")
     heads: int = Field(6, ge=1, description="Attention heads; they divide dim.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLPs over dim.")
