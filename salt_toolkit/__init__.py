@@ -1,5 +1,6 @@
 """salt_toolkit: distils video foundation models into small ViTs by masked latent regression."""
 
+from salt_toolkit.cards import KnownCheckpoint, ModelCard
 from salt_toolkit.component import (
     Component,
     Config,
@@ -12,7 +13,7 @@ from salt_toolkit.component import (
     StudentConfig,
     TeacherConfig,
 )
-from salt_toolkit.errors import BadClip, GeometryError, MissingArtifact, SaltError
+from salt_toolkit.errors import BadClip, CheckpointError, GeometryError, MissingArtifact, SaltError
 from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
 from salt_toolkit.hookspecs import hookimpl
 
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BadClip",
+    "CheckpointError",
     "ClipSpec",
     "Component",
     "Config",
@@ -27,10 +29,12 @@ __all__ = [
     "DatasetConfig",
     "GeometryError",
     "Grid",
+    "KnownCheckpoint",
     "MaskCounts",
     "MaskerConfig",
     "MethodConfig",
     "MissingArtifact",
+    "ModelCard",
     "ObjectiveConfig",
     "PredictorConfig",
     "SaltError",

@@ -8,12 +8,14 @@ each kind of component, and state what each kind has to answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from salt_toolkit.cards import KnownCheckpoint, ModelCard
 from salt_toolkit.errors import MissingArtifact, PluginError
 from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
 
@@ -38,11 +40,31 @@ class TeacherConfig(Config):
             GeometryError: The clip does not fit the teacher.
             MissingArtifact: The answer lies in a file that is not there.
         """
-        raise _unanswered(self, "token_spec")
+        raise unanswered(self, "token_spec")
 
     def cost(self, clip: ClipSpec) -> Cost | None:
         """Parameters and FLOPs for one clip; None when unknown."""
         return None
+
+    def weight_files(self) -> Sequence[Path]:
+        """The files on this machine whose bytes decide the latents; none for a teacher without weights."""
+        return ()
+
+    def identity(self, clip: ClipSpec) -> Mapping[str, Any]:
+        """Plain values that, with the weights, decide the latents of a clip; by default, every setting.
+
+        A config whose settings name files or machines leaves those out: equal teachers have equal identities.
+        """
+        return self.model_dump(mode="json")
+
+    def card(self) -> ModelCard | None:
+        """Licence and labels of the weights; None for a teacher without weights."""
+        return None
+
+    @classmethod
+    def known_checkpoints(cls) -> Sequence[KnownCheckpoint]:
+        """The published checkpoints that it can load, for `salt teachers`."""
+        return ()
 
 
 class StudentConfig(Config):
@@ -50,7 +72,7 @@ class StudentConfig(Config):
 
     def token_spec(self, clip: ClipSpec) -> TokenSpec:
         """The grid and width of the student's tokens for such a clip; see `TeacherConfig`."""
-        raise _unanswered(self, "token_spec")
+        raise unanswered(self, "token_spec")
 
     def cost(self, clip: ClipSpec, visible: int) -> Cost | None:
         """Parameters and FLOPs for one clip of which the student sees ``visible`` tokens."""
@@ -74,7 +96,7 @@ class MaskerConfig(Config):
         Raises:
             GeometryError: No token would be left to see, or none to predict.
         """
-        raise _unanswered(self, "counts")
+        raise unanswered(self, "counts")
 
 
 class DatasetConfig(Config):
@@ -148,6 +170,7 @@ class Component:
             raise PluginError(f"component {self.name!r} has no summary; give it one line")
 
 
-def _unanswered(config: Config, method: str) -> PluginError:
+def unanswered(config: Config, method: str) -> PluginError:
+    """The error of a config whose plugin forgot a method that its kind must have."""
     name = type(config).__name__
     return PluginError(f"{name} does not answer {method}(); the plugin that defines it has to override it")

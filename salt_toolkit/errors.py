@@ -32,6 +32,10 @@ class MissingArtifact(SaltError):
         self.fix = fix
 
 
+class CheckpointError(SaltError):
+    """Weights that are not what they should be: torn, of another model, incomplete, or unsafe to load."""
+
+
 class BadClip(SaltError):
     """One clip that cannot be used: unreadable, truncated, empty, too short.
 
