@@ -1,183 +1,244 @@
-"""Config of the VideoMAE teacher; finds out what a checkpoint is without loading it."""
+"""Configs of the VideoMAE and VideoMAEv2 teachers; they find out what a checkpoint is without loading it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from salt_toolkit import ClipSpec, Cost, GeometryError, Grid, MissingArtifact, TeacherConfig, TokenSpec
-from salt_toolkit.flops import block_flops, block_parameters, linear_flops, linear_parameters
-
-CHANNELS = 3
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What decides a VideoMAE's grid, width and cost; published defaults."""
-
-    dim: int
-    depth: int
-    mlp_dim: int
-    frames: int = 16
-    size: int = 224
-    patch: int = 16
-    tubelet: int = 2
-    final_norm: bool = True
-    qv_bias: bool = True
-
-    @classmethod
-    def of_config(cls, config: dict[str, Any]) -> Architecture:
-        """Reads transformers' config.json of a VideoMAE; a key that is absent means what it means there."""
-        return cls(
-            dim=config.get("hidden_size", 768),
-            depth=config.get("num_hidden_layers", 12),
-            mlp_dim=config.get("intermediate_size", 3072),
-            frames=config.get("num_frames", 16),
-            size=_side(config.get("image_size", 224)),
-            patch=_side(config.get("patch_size", 16)),
-            tubelet=config.get("tubelet_size", 2),
-            final_norm=not config.get("use_mean_pooling", True),
-            qv_bias=config.get("qkv_bias", config.get("qv_bias", True)),  # transformers renamed it
-        )
+from salt_toolkit import CheckpointError, ClipSpec, GeometryError, KnownCheckpoint, MissingArtifact, ModelCard
+from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
+from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint, not_here
+from salt_videomae.architecture import SIZES, Architecture, from_shapes
+from salt_videomae.catalog import DATASETS, FILE, LICENCE, VIDEOMAE, VIDEOMAE2, Published, hub_ids
+from salt_videomae.layouts import Layout, layout_of
+from salt_videomae.settings import from_transformers, from_videomae2
 
 
-_SIZES = {
-    "small": Architecture(384, 12, 1536),
-    "base": Architecture(768, 12, 3072),
-    "large": Architecture(1024, 24, 4096),
-    "huge": Architecture(1280, 32, 5120),
-}
-_PRETRAINED = ("base", "base-short", "base-ssv2", "base-short-ssv2", "large")
-_FINETUNED = (
-    *(f"{size}-finetuned-kinetics" for size in ("small", "base", "base-short", "large", "huge")),
-    *(f"{size}-finetuned-ssv2" for size in ("small", "base", "base-short")),
-)
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+class _VideoMAEConfig(EncoderConfig):
+    """What both generations share: one architecture, several layouts of files."""
 
-HUB_IDS = tuple(f"MCG-NJU/videomae-{name}" for name in (*_PRETRAINED, *_FINETUNED))
-"""The VideoMAE repositories of the hub; there is no pre-trained Huge among them."""
+    published: ClassVar[tuple[Published, ...]]
+    hint: ClassVar[str]
 
-
-class VideoMAEConfig(TeacherConfig):
-    """A VideoMAE (v1) encoder through transformers."""
-
-    checkpoint: str = Field(
-        description="A directory in Hugging Face layout (config.json and weights), or a hub id such as "
-        "MCG-NJU/videomae-base."
+    heads: int | None = Field(
+        None, ge=1, description="Attention heads; absent: the published size's, or what config.json says."
     )
-    norm: Literal["none", "layer"] = Field(
-        "layer",
-        description="What is done to the encoder's output: nothing, or a LayerNorm over each latent without weights.",
+
+    model: Literal["small", "base", "large", "huge", "giant"] | None = Field(
+        None,
+        description="What the checkpoint is; absent: read from it. With it `salt check` can count before a .pth is on "
+        "this machine, and a file of another one is refused.",
     )
+    checkpoint: str
+
+    def files(self) -> CheckpointFiles | None:
+        """The checkpoint on this machine; None where it is not."""
+        return find_checkpoint(self.checkpoint)
 
     def architecture(self) -> Architecture:
-        """What the checkpoint is, from its config.json or, for published ids, by heart.
+        """What the checkpoint is: from its files, or by heart for published ones.
 
         Raises:
             MissingArtifact: Neither is to be had here.
-            GeometryError: The config.json is not a VideoMAE's.
+            CheckpointError: The files are not what they should be.
+            GeometryError: The recipe's heads do not divide its width.
         """
-        folder = self.local_folder()
-        if folder is not None:
-            return self._read(folder / "config.json")
-        if self.checkpoint in HUB_IDS:
-            name = self.checkpoint.removeprefix("MCG-NJU/videomae-")
-            size = _SIZES[name.split("-")[0]]
-            return Architecture(size.dim, size.depth, size.mlp_dim, final_norm="finetuned" not in name)
+        files = self.files()
+        if files is not None:
+            return self._read(files)[1]
+        self.refuse_other_names()
+        entry = self._published()
+        if entry is not None:
+            return self._agreed(entry.architecture)
+        if self.model is not None:
+            return self._agreed(SIZES[self.model])
         raise self.not_here()
 
-    def local_folder(self) -> Path | None:
-        """The checkpoint's folder on this machine: the one named, or the hub's cache; None if there is none."""
-        named = Path(self.checkpoint)
-        if named.is_dir():
-            return named
-        if not self.is_hub_id():
-            return None
-        from huggingface_hub import try_to_load_from_cache
+    def layout(self, files: CheckpointFiles) -> Layout:
+        """How the files name their weights."""
+        return self._read(files)[0]
 
-        cached = try_to_load_from_cache(self.checkpoint, "config.json")
-        return Path(cached).parent if isinstance(cached, str) else None
+    def _read(self, files: CheckpointFiles) -> tuple[Layout, Architecture]:
+        shapes = _shapes(files.name, tuple((file, file.stat().st_mtime_ns) for file in files.weights))
+        base = self.described(files.name, files.config) if files.config is not None else None
+        made = from_shapes(files.name, shapes, base=base)
+        layout = layout_of(shapes)
+        assert layout is not None  # from_shapes refuses those without
+        self.refuse_strangers(layout, made)
+        return layout, self._agreed(made)
 
-    def is_hub_id(self) -> bool:
-        """Whether the checkpoint could be a repository of the hub; ``./x`` and ``/x`` are paths."""
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-        try:
-            validate_repo_id(self.checkpoint)
-        except HFValidationError:
-            return False
-        return "/" in self.checkpoint
-
-    def weights_are_here(self) -> bool:
-        """Whether the checkpoint's folder on this machine holds weights besides its config.json."""
-        folder = self.local_folder()
-        return folder is not None and any((folder / name).is_file() for name in _WEIGHTS)
-
-    def missing(self) -> Sequence[MissingArtifact]:
-        """The checkpoint, where neither a folder nor the hub's cache holds its weights."""
-        return () if self.weights_are_here() else [self.not_here()]
-
-    def token_spec(self, clip: ClipSpec) -> TokenSpec:
-        """The checkpoint's grid; its positions fit clips of one size only."""
-        made = self.architecture()
-        if (clip.frames, clip.size) != (made.frames, made.size):
-            raise GeometryError(
-                f"{self.checkpoint} takes clips of {made.frames} frames of {made.size} pixels, and this recipe's clips "
-                f"have {clip.frames} frames of {clip.size}; set clip.frames and clip.size to the checkpoint's"
+    def _agreed(self, made: Architecture) -> Architecture:
+        """What was found, with the recipe's heads, if it is what the recipe says."""
+        if self.model is not None and (made.dim, made.depth) != (SIZES[self.model].dim, SIZES[self.model].depth):
+            raise CheckpointError(f'{self.checkpoint} holds {made.label}, and the recipe says model = "{self.model}"')
+        heads = self.heads or made.heads
+        if not heads:
+            raise CheckpointError(
+                f"{self.checkpoint} holds {made.label}, which is none of the published sizes, and no shape tells how "
+                "many attention heads it has; set heads"
             )
-        return TokenSpec(Grid.of(clip, tubelet=made.tubelet, patch=made.patch), made.dim)
+        if made.dim % heads:
+            raise GeometryError(
+                f"heads = {heads} does not divide the width of {made.dim} of {self.checkpoint}; leave heads out, or "
+                "choose a divisor"
+            )
+        return replace(made, heads=heads)
 
-    def cost(self, clip: ClipSpec) -> Cost:
-        """The whole encoder over all tokens."""
-        made, tokens = self.architecture(), self.token_spec(clip).grid.num_tokens
-        tubelet_numbers = CHANNELS * made.tubelet * made.patch**2
-        # VideoMAE has biases for queries and values, and none for keys.
-        biases = 2 * made.dim if made.qv_bias else 0
-        block = block_parameters(made.dim, made.mlp_dim, qkv_bias=False) + biases
-        embedding = linear_flops(tokens, tubelet_numbers, made.dim)
-        return Cost(
-            parameters=linear_parameters(tubelet_numbers, made.dim)
-            + made.depth * block
-            + (2 * made.dim if made.final_norm else 0),
-            forward_flops=embedding + made.depth * block_flops(tokens, made.dim, made.mlp_dim),
-            input_flops=embedding,
+    def _published(self) -> Published | None:
+        """The catalogue's entry of that name; a file that stands for any path has none."""
+        return next((entry for entry in self.published if entry.name == self.checkpoint != FILE), None)
+
+    def described(self, name: str, config: Mapping[str, Any]) -> Architecture:
+        """What a config.json says."""
+        raise NotImplementedError
+
+    def refuse_strangers(self, layout: Layout, made: Architecture) -> None:
+        """Refuses files of the other generation."""
+        raise NotImplementedError
+
+    def refuse_other_names(self) -> None:
+        """Refuses hub ids of the other generation, before anything is downloaded."""
+        others = VIDEOMAE if self.published is VIDEOMAE2 else VIDEOMAE2
+        if self.checkpoint in hub_ids(others):
+            raise CheckpointError(self.other_generation("its name says so"))
+
+    def other_generation(self, evidence: str) -> str:
+        """The sentence for a file of the other generation."""
+        other, use = ("VideoMAE (v1)", "videomae") if self.published is VIDEOMAE2 else ("VideoMAEv2", "videomae2")
+        return f'{self.checkpoint} is a checkpoint of {other}, as {evidence}; set use = "{use}"'
+
+    def encoder_spec(self, clip: ClipSpec) -> EncoderSpec:
+        """Its own clip, whatever the recipe's: its positions fit no other."""
+        made = self.architecture()
+        return EncoderSpec(
+            architecture=made.described(),
+            frames=made.frames,
+            size=made.size,
+            grid=made.grid,
+            dim=made.dim,
+            depth=made.depth,
+            own_norm=made.own_norm is not None,
+            # The norm behind the mean of all tokens was never meant for single ones.
+            own_norm_is_default=made.own_norm == "norm",
+            around=made.around,
+            block=made.block,
         )
 
-    def _read(self, file: Path) -> Architecture:
+    def weight_files(self) -> Sequence[Path]:
+        """The checkpoint's files."""
+        files = None if self.weights == "random" else self.files()
+        return files.weights if files else ()
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """The checkpoint, where it is not on this machine."""
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingArtifact(
-                f"the directory {file.parent} has no config.json, so it is no checkpoint in Hugging Face layout",
-                "Name a directory made by save_pretrained, or a hub id.",
-            ) from None
-        except (OSError, json.JSONDecodeError) as error:
-            raise GeometryError(f"{file} cannot be read: {error}; get the checkpoint anew") from error
-        if not isinstance(found, dict) or found.get("model_type") != "videomae":
-            kind = found.get("model_type") if isinstance(found, dict) else None
-            raise GeometryError(f"{file} describes a model of type {kind!r}, not a 'videomae'; name another checkpoint")
-        return Architecture.of_config(found)
+            if self.weights == "random":
+                self.architecture()
+            elif self.files() is None:
+                self.refuse_other_names()
+                return [self.not_here()]
+        except MissingArtifact as missing:
+            return [missing]
+        except (CheckpointError, GeometryError):
+            return ()  # it is here, and `architecture` says what is wrong with it
+        return ()
 
     def not_here(self, reason: str = "") -> MissingArtifact:
-        """The error that says that the checkpoint is not on this machine, and why it cannot be had."""
-        what = f"the checkpoint {self.checkpoint} is not on this machine"
-        if Path(self.checkpoint).is_dir():
-            what = f"the directory {self.checkpoint} has no weights ({_WEIGHTS[0]})"
-        if self.checkpoint in HUB_IDS:
-            fix = f"Download it once with `hf download {self.checkpoint}`, or name a local directory."
-        else:
-            fix = f"Name a directory in Hugging Face layout, or one of the hub's: {', '.join(HUB_IDS)}."
-        return MissingArtifact(what + (f", and cannot be downloaded: {reason.rstrip('.')}" if reason else ""), fix)
+        """The error for a checkpoint that is not on this machine."""
+        return not_here(self.checkpoint, hub_ids(self.published), reason, self.hint)
+
+    def card(self) -> ModelCard | None:
+        """By its name if it is a published one, else by its classifier; None for random weights."""
+        if self.weights == "random":
+            return None
+        entry = self._published()
+        if entry is not None:
+            return ModelCard(LICENCE, entry.labels)
+        try:
+            made = self.architecture()
+        except (MissingArtifact, CheckpointError, GeometryError):
+            return ModelCard(LICENCE)
+        if made.own_norm == "norm" and not made.classes:
+            return ModelCard(LICENCE, "none")
+        return ModelCard(LICENCE, DATASETS.get(made.classes, "unknown"))
+
+    @classmethod
+    def known_checkpoints(cls) -> Sequence[KnownCheckpoint]:
+        """The published ones."""
+        return [entry.known for entry in cls.published]
 
 
-def _side(size: int | list[int]) -> int:
-    """The side of a square that a config.json gives as one number, or as height and width."""
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise GeometryError(f"the checkpoint's pictures or patches of {size} pixels are not square; name another one")
-    return sides.pop()
+class VideoMAEConfig(_VideoMAEConfig):
+    """A VideoMAE (v1) encoder."""
+
+    published: ClassVar[tuple[Published, ...]] = VIDEOMAE
+    hint: ClassVar[str] = (
+        "The pre-trained Huge is not on the hub: get the authors' checkpoint (MODEL_ZOO.md of MCG-NJU/VideoMAE) and "
+        'set checkpoint = "/path/to/checkpoint.pth".'
+    )
+
+    checkpoint: str = Field(
+        description="The authors' .pth file, a directory in Hugging Face layout (config.json and weights), or a hub "
+        "id such as MCG-NJU/videomae-base."
+    )
+
+    def described(self, name: str, config: Mapping[str, Any]) -> Architecture:
+        """Reads transformers' config.json."""
+        if "model_config" in config or "VideoMAEv2" in str(config.get("model_type")):
+            raise CheckpointError(self.other_generation("its config.json says"))
+        return from_transformers(name, config)
+
+    def refuse_strangers(self, layout: Layout, made: Architecture) -> None:
+        """Refuses VideoMAEv2's files, as far as they can be told apart."""
+        if layout.name == "wrapped":
+            raise CheckpointError(self.other_generation("its keys show, which begin with model."))
+        if made.classes == 710:
+            raise CheckpointError(self.other_generation("its classifier of Kinetics-710 shows"))
+        if made.dim == SIZES["giant"].dim:
+            raise CheckpointError(self.other_generation("its width of 1408 shows, the giant's"))
+
+    @field_validator("model")
+    @classmethod
+    def _no_giant(cls, model: str | None) -> str | None:
+        if model == "giant":
+            raise ValueError('VideoMAE (v1) has no giant; choose model = "huge", or set use = "videomae2"')
+        return model
+
+
+class VideoMAE2Config(_VideoMAEConfig):
+    """A VideoMAEv2 encoder."""
+
+    published: ClassVar[tuple[Published, ...]] = VIDEOMAE2
+    hint: ClassVar[str] = "The .pth files are linked in docs/MODEL_ZOO.md of OpenGVLab/VideoMAEv2."
+
+    checkpoint: str = Field(
+        description="The authors' .pth file, a directory with config.json and weights, or a hub id such as "
+        "OpenGVLab/VideoMAEv2-Base."
+    )
+
+    def described(self, name: str, config: Mapping[str, Any]) -> Architecture:
+        """Reads the hub's config.json."""
+        if config.get("model_type") == "videomae":
+            raise CheckpointError(self.other_generation("its config.json says"))
+        return from_videomae2(name, config)
+
+    def refuse_strangers(self, layout: Layout, made: Architecture) -> None:
+        """Refuses VideoMAE's files, as far as they can be told apart, and giants that are none."""
+        if layout.name == "transformers":
+            raise CheckpointError(self.other_generation("its keys show, which are transformers'"))
+        if made.dim == SIZES["giant"].dim and made.patch != SIZES["giant"].patch:
+            raise CheckpointError(
+                f"{self.checkpoint} has the giant's width of 1408 and patches of {made.patch} pixels; the giant's are "
+                "14: get the checkpoint anew"
+            )
+
+
+@lru_cache(maxsize=8)
+def _shapes(name: str, files: tuple[tuple[Path, int], ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a checkpoint's weights, read once for each state of its files."""
+    return CheckpointFiles(name, tuple(file for file, _ in files)).shapes()
