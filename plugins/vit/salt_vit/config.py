@@ -28,10 +28,11 @@ from salt_toolkit.flops import (
     linear_flops,
     linear_parameters,
 )
+from salt_vit.hub import cached_weights, missing_weights
 
 CHANNELS = 3
-WEIGHTS_FILE = "model.safetensors"
-"""What timm's repositories on the hub call their weights."""
+FROM_SCRATCH = "set student.pretrained = false"
+"""What to do without pre-trained weights."""
 
 
 @cache
@@ -117,18 +118,13 @@ class TimmViTConfig(StudentConfig):
 
     def cached_weights(self) -> Path | None:
         """The file of the pre-trained weights in the hub's cache on this machine; None if it is not there."""
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self.weights[1], WEIGHTS_FILE)
-        return Path(cached) if isinstance(cached, str) else None
+        return cached_weights(self.weights[1])
 
     def missing(self) -> Sequence[MissingArtifact]:
         """The pre-trained weights, where the recipe wants them and the hub's cache has none."""
         if not self.pretrained or self.cached_weights() is not None:
             return ()
-        name, repository = self.weights
-        fix = f"Get them with `hf download {repository} {WEIGHTS_FILE}`, or set student.pretrained = false."
-        return [MissingArtifact(f"the pre-trained weights {name} are not on this machine", fix)]
+        return [missing_weights(*self.weights, FROM_SCRATCH)]
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -15,9 +15,10 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit.flops import block_parameters
+from salt_vit.image_network import last_norm
+from salt_vit.measure import attention_flops, count_parameters, linear_weights
 
 TABLE = Path(__file__).with_name("vit_models.json")
 
@@ -42,15 +43,14 @@ def _row(model: nn.Module) -> dict[str, Any] | None:
     projection = getattr(model.patch_embed, "proj", None)
     if not isinstance(projection, nn.Conv2d) or not isinstance(model.patch_embed.norm, nn.Identity):
         return None
-    blocks = [_count(block) for block in model.blocks]
+    blocks = [count_parameters(block) for block in model.blocks]
     block = model.blocks[0]
     linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
     attentions = [module for module in block.modules() if hasattr(module, "fused_attn")]
     if len(set(blocks)) > 1 or not attentions:
         return None
     dim = model.embed_dim
-    weights = sum(linear.weight.numel() for linear in linears)
-    attention_flops = _attention_flops(block, dim, weights)
+    pairs = attention_flops(block, dim)
     row = {
         "dim": dim,
         "depth": len(model.blocks),
@@ -58,21 +58,13 @@ def _row(model: nn.Module) -> dict[str, Any] | None:
         "patch": projection.kernel_size[0],
         "mlp_dim": max(linear.in_features for linear in linears),  # no Linear takes in more than the last of the MLP
         "block_parameters": blocks[0],
-        "block_weights": weights,
-        "attention_flops": attention_flops,
-        "norm_parameters": _count(model.norm_pre) + _count(final_norm(model)),
+        "block_weights": linear_weights(block),
+        "attention_flops": pairs,
+        "norm_parameters": count_parameters(model.norm_pre) + count_parameters(last_norm(model)),
     }
     plain = block_parameters(dim, 4 * dim), 4 * dim, 2 * dim
-    row["plain"] = (blocks[0], attention_flops, row["norm_parameters"]) == plain
+    row["plain"] = (blocks[0], pairs, row["norm_parameters"]) == plain
     return row
-
-
-def _attention_flops(block: nn.Module, dim: int, weights: int) -> int:
-    """FLOPs of a block for each pair of tokens, as torch counts them, besides those of its Linear layers."""
-    num_tokens = 2
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        block(torch.empty(1, num_tokens, dim))
-    return (counter.get_total_flops() - 2 * num_tokens * weights) // num_tokens**2
 
 
 def _weights(name: str) -> dict[str, str]:
@@ -81,15 +73,6 @@ def _weights(name: str) -> dict[str, str]:
     found = {full.partition(".")[2]: cfg.hf_hub_id for full, cfg in cfgs.items() if cfg.hf_hub_id}
     chosen = getattr(timm.get_pretrained_cfg(name), "tag", None)
     return {tag: found[tag] for tag in sorted(found, key=lambda tag: tag != chosen)}
-
-
-def final_norm(model: VisionTransformer) -> nn.Module:
-    """The norm after the last block; models that pool by the mean keep it behind the pooling."""
-    return model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import HfApi, hf_hub_download
 from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -16,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from salt_toolkit import ClipSpec, MissingArtifact, SaltError
+from salt_toolkit import ClipSpec, SaltError
 from salt_toolkit.contracts import ClipBatch, Student
 from salt_toolkit.tokens import cut_tubelets, gather_tokens, sincos_positions
-from salt_vit.config import CHANNELS, WEIGHTS_FILE, TimmViTConfig
-from salt_vit.make_model_table import final_norm
+from salt_vit.config import CHANNELS, FROM_SCRATCH, TimmViTConfig
+from salt_vit.hub import fetch_weights
+from salt_vit.image_network import last_norm
 
 
 class TubeletEmbedding(nn.Module):
@@ -64,7 +63,7 @@ class TimmViT(Student):
         )
         self.norm_pre = model.norm_pre
         self.blocks = model.blocks
-        self.norm = final_norm(model)
+        self.norm = last_norm(model)
         self.grad_checkpointing = config.grad_checkpointing
         if config.pretrained:
             self._inflate(model)
@@ -139,7 +138,7 @@ def _create(config: TimmViTConfig) -> VisionTransformer:
 def _load(config: TimmViTConfig) -> VisionTransformer:
     """The model with its pre-trained weights, all of them: from the hub's cache, or else from the hub."""
     name, repository = config.weights
-    file = config.cached_weights() or _download(repository)
+    file = fetch_weights(name, repository, FROM_SCRATCH)
     try:
         # With its own classifier the model takes the whole file, and timm checks that every weight is there.
         model = timm.create_model(
@@ -153,15 +152,3 @@ def _load(config: TimmViTConfig) -> VisionTransformer:
         raise SaltError(f"{file} does not hold the weights of {name}; get it anew ({reason})") from error
     assert isinstance(model, VisionTransformer)
     return model
-
-
-def _download(repository: str) -> Path:
-    try:
-        # One question first: a download without a connection tries again for half a minute.
-        HfApi().model_info(repository, timeout=10)
-        return Path(hf_hub_download(repository, WEIGHTS_FILE))
-    except Exception as error:  # whatever the hub's client raises; it changes its HTTP library now and then
-        raise MissingArtifact(
-            f"the pre-trained weights {repository} are not on this machine and cannot be downloaded: {error}",
-            f"Get them with `hf download {repository} {WEIGHTS_FILE}`, or set student.pretrained = false.",
-        ) from error
