@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
-from salt_toolkit import ClipSpec, Cost, GeometryError, Grid, MissingArtifact, StudentConfig, TeacherConfig, TokenSpec
-from salt_toolkit.recipe import Recipe
+from salt_toolkit import (
+    ClipSpec,
+    Cost,
+    GeometryError,
+    Grid,
+    MissingArtifact,
+    ModelCard,
+    SaltError,
+    StudentConfig,
+    TeacherConfig,
+    TokenSpec,
+)
+from salt_toolkit.recipe import Recipe, Selected
 from salt_toolkit.runs import find_student, run_recipe
 
 CHANNELS = 3
@@ -39,6 +51,9 @@ class RunConfig(TeacherConfig):
     """The student of an earlier run, frozen."""
 
     path: str = Field(description="Directory of a complete run, such as runs/demo/teacher; from the working directory.")
+    norm: Literal["none", "layer"] = Field(
+        "none", description="What is done to the student's tokens. layer: a LayerNorm without weights."
+    )
 
     def missing(self) -> Sequence[MissingArtifact]:
         """The run, or its finished student."""
@@ -48,23 +63,53 @@ class RunConfig(TeacherConfig):
             return [missing]
         return ()
 
+    def run_clip(self) -> ClipSpec:
+        """The clip that the run was trained on: its student sees no other."""
+        return run_recipe(self.path).clip
+
     def token_spec(self, clip: ClipSpec) -> TokenSpec:
-        """The tokens of that run's student, if the clips have the size that it was trained on."""
+        """The tokens of that run's student, whatever the recipe's clip: its own fits its positions."""
         recipe = run_recipe(self.path)
-        if (clip.frames, clip.size) != (recipe.clip.frames, recipe.clip.size):
-            raise GeometryError(
-                f"the run in {self.path} learned from clips of {recipe.clip.frames} frames of {recipe.clip.size} "
-                f"pixels, and this recipe's clips have {clip.frames} frames of {clip.size}; make them equal"
-            )
-        return _student(recipe, self.path).token_spec(recipe.clip)
+        return _student(recipe, self.path).config.token_spec(recipe.clip)
 
     def cost(self, clip: ClipSpec) -> Cost | None:
         """That student's cost with every token visible."""
-        student = _student(run_recipe(self.path), self.path)
-        return student.cost(clip, student.token_spec(clip).grid.num_tokens)
+        recipe = run_recipe(self.path)
+        student = _student(recipe, self.path).config
+        return student.cost(recipe.clip, student.token_spec(recipe.clip).grid.num_tokens)
+
+    def weight_files(self) -> Sequence[Path]:
+        """The finished student."""
+        return () if self.missing() else (find_student(self.path),)
+
+    def identity(self, clip: ClipSpec) -> Mapping[str, Any]:
+        """What the student is and sees; not where the run lies."""
+        recipe = run_recipe(self.path)
+        student = _student(recipe, self.path)
+        return {
+            "student": {"use": student.use, **student.config.model_dump(mode="json")},
+            "norm": self.norm,
+            "preprocessing": {"frames": recipe.clip.frames, "size": recipe.clip.size},
+        }
+
+    def card(self) -> ModelCard:
+        """The terms and the labels of all weights that the run's student came from; "own" where there were none.
+
+        A teacher's licence is carried over because its owner may see its students as derived from it.
+        """
+        try:
+            recipe = run_recipe(self.path)
+        except SaltError:
+            return ModelCard()
+        cards = [teaching.teacher.config.card() for teaching in recipe.teachings()]
+        if recipe.student is None or getattr(recipe.student.config, "pretrained", False):
+            cards.append(ModelCard())  # nobody says what the student began as
+        licences = {card.licence for card in cards if card} or {"own"}
+        labels = {card.labels for card in cards if card} - {"none"} or {"none"}
+        return ModelCard(" and ".join(sorted(licences)), " and ".join(sorted(labels)))
 
 
-def _student(recipe: Recipe, path: str) -> StudentConfig:
+def _student(recipe: Recipe, path: str) -> Selected[StudentConfig]:
     if recipe.student is None:
         raise GeometryError(f"the run in {path} trained no student, so it cannot teach; name another run")
-    return recipe.student.config
+    return recipe.student

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from salt_teachers.config import RunConfig
 from salt_toolkit import ClipSpec
 from salt_toolkit.contracts import ClipBatch, Teacher
 from salt_toolkit.runs import load_student
+from salt_toolkit.teaching.alignment import fit_clip
+from salt_toolkit.teaching.encoder import LAYER_NORM_EPS
 
 
 class EarlierRun(Teacher):
@@ -18,9 +21,14 @@ class EarlierRun(Teacher):
     def __init__(self, config: RunConfig, clip: ClipSpec) -> None:
         super().__init__()
         self.token_spec = config.token_spec(clip)
+        self.seen, self.norm = config.run_clip(), config.norm
         self.student = load_student(config.path).requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
-        """Encodes the clips with every token visible."""
-        return self.student(batch).float()
+        """Encodes the clips with every token visible, in the size and number of frames that the run was trained on."""
+        fitted = fit_clip(batch.clip, frames=self.seen.frames, size=self.seen.size)
+        tokens = self.student(batch.with_tensors(clip=fitted.permute(0, 2, 3, 4, 1))).float()
+        if self.norm == "layer":
+            return functional.layer_norm(tokens, tokens.shape[-1:], eps=LAYER_NORM_EPS)
+        return tokens
