@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from salt_toolkit.contracts import Dataset, Method, Objective, Parts, Predictor,
 from salt_toolkit.errors import Problem as RecipeProblem
 from salt_toolkit.errors import RecipeError, SaltError
 from salt_toolkit.geometry import ClipSpec, TokenSpec
-from salt_toolkit.recipe import Recipe, Selected
+from salt_toolkit.recipe import Recipe, Selected, Teaching
 from salt_toolkit.seeding import seed_for
+from salt_toolkit.teaching.alignment import AlignedTeacher
 
 
 def build_dataset(recipe: Recipe, *, split: str | None = None, clip: ClipSpec | None = None) -> Dataset:
@@ -36,39 +38,59 @@ def build_student(recipe: Recipe) -> Student:
         return section.build(clip=recipe.clip)
 
 
-def build_teacher(recipe: Recipe) -> Teacher:
-    """Builds the frozen teacher."""
-    with _seeded(recipe, "teacher"):
-        return _required(recipe.teacher, "teacher").build(clip=recipe.clip)
+def build_teacher(recipe: Recipe, teaching: Teaching) -> Teacher:
+    """Builds one of the recipe's frozen teachers, with its own grid."""
+    with _seeded(recipe, teaching.key):
+        return teaching.teacher.build(clip=recipe.clip)
+
+
+def build_teachers(recipe: Recipe, stand_ins: Mapping[str, Teacher] | None = None) -> dict[str, Teacher]:
+    """Builds all frozen teachers by name; one whose grid is not the student's is resampled to it.
+
+    Args:
+        recipe: A valid recipe.
+        stand_ins: Teachers to take instead of building them, by name, such as those of a cache.
+    """
+    built: dict[str, Teacher] = {}
+    for teaching in _teachings(recipe):
+        teacher = stand_ins[teaching.name] if stand_ins else build_teacher(recipe, teaching)
+        grid = latent_spec(recipe, teaching).grid
+        same = teacher.token_spec.grid == grid
+        built[teaching.name] = teacher if same else AlignedTeacher(teacher, grid).eval()
+    return built
 
 
 def build_predictor(recipe: Recipe) -> Predictor:
-    """Builds the predictor between the student's and the teacher's tokens."""
-    student, teacher = student_spec(recipe), teacher_spec(recipe)
+    """Builds the predictor between the student's tokens and the latents of all teachers."""
+    student, teacher = student_spec(recipe), predicted_spec(recipe)
     with _seeded(recipe, "predictor"):
         return _required(recipe.predictor, "predictor").build(student=student, teacher=teacher)
 
 
-def build_method(recipe: Recipe, *, total_steps: int) -> Method:
-    """Builds the method with all the parts that it asks for."""
+def build_method(recipe: Recipe, *, total_steps: int, stand_ins: Mapping[str, Teacher] | None = None) -> Method:
+    """Builds the method with all the parts that it asks for; see `build_teachers` for ``stand_ins``."""
     needs = recipe.method.config.needs
     schedules = build_schedules(recipe, total_steps=total_steps)
     parts = Parts(
         seed=recipe.run.seed,
-        teacher=build_teacher(recipe) if "teacher" in needs else None,
+        teachers=build_teachers(recipe, stand_ins) if "teacher" in needs else {},
+        objectives=build_objectives(recipe) if "objective" in needs else {},
+        weights={teaching.name: teaching.weight for teaching in recipe.teachings()},
         student=build_student(recipe) if "student" in needs else None,
         predictor=build_predictor(recipe) if "predictor" in needs else None,
         masker=_required(recipe.masker, "masker").build(grid=student_spec(recipe).grid) if "masker" in needs else None,
-        objective=build_objective(recipe) if "objective" in needs else None,
         schedules={name: schedules[name] for name in recipe.method.config.schedules if name in schedules},
     )
     with _seeded(recipe, "method"):
         return recipe.method.build(parts=parts)
 
 
-def build_objective(recipe: Recipe) -> Objective:
-    """Builds the objective for the teacher's latents."""
-    return _required(recipe.objective, "objective").build(teacher=teacher_spec(recipe))
+def build_objectives(recipe: Recipe) -> dict[str, Objective]:
+    """Builds an objective for the latents of each teacher, by the teacher's name."""
+    return {
+        teaching.name: _required(teaching.objective, "objective").build(teacher=latent_spec(recipe, teaching))
+        for teaching in _teachings(recipe)
+    }
 
 
 def build_schedules(recipe: Recipe, *, total_steps: int) -> dict[str, Schedule]:
@@ -87,9 +109,23 @@ def student_spec(recipe: Recipe) -> TokenSpec:
     return _required(recipe.student, "student").config.token_spec(recipe.clip)
 
 
-def teacher_spec(recipe: Recipe) -> TokenSpec:
-    """The teacher's latents for the recipe's clip, by arithmetic."""
-    return _required(recipe.teacher, "teacher").config.token_spec(recipe.clip)
+def latent_spec(recipe: Recipe, teaching: Teaching) -> TokenSpec:
+    """One teacher's latents for the recipe's clip, on the student's grid if there is a student; by arithmetic."""
+    own = teaching.teacher.config.token_spec(recipe.clip)
+    return own if recipe.student is None else TokenSpec(student_spec(recipe).grid, own.dim)
+
+
+def predicted_spec(recipe: Recipe) -> TokenSpec:
+    """The latents of all teachers side by side, on the student's grid; by arithmetic."""
+    dims = [latent_spec(recipe, teaching).dim for teaching in _teachings(recipe)]
+    return TokenSpec(student_spec(recipe).grid, sum(dims))
+
+
+def _teachings(recipe: Recipe) -> tuple[Teaching, ...]:
+    teachings = recipe.teachings()
+    if not teachings:
+        raise RecipeError([RecipeProblem("teacher", "missing; this method needs the section")])
+    return teachings
 
 
 def _required(section: Selected[Any] | None, name: str) -> Selected[Any]:

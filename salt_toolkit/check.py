@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from salt_toolkit.errors import GeometryError, MissingArtifact, SaltError
+from salt_toolkit.errors import CheckpointError, GeometryError, MissingArtifact, SaltError
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.teaching.identity import identify
 
-Severity = Literal["error", "missing", "warning"]
+Severity = Literal["error", "missing", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Finding:
 
     Attributes:
         severity: error: the recipe cannot work. missing: it cannot work on this machine yet.
-            warning: it works, though perhaps not as meant.
+            warning: it works, though perhaps not as meant. note: it works as meant, and this should be known;
+            nothing fails because of it.
         key: The recipe's section or key.
         message: What was found.
         fix: What to do about it.
@@ -62,7 +65,9 @@ def check_recipe(recipe: Recipe) -> Report:
         recipe: A recipe that has been validated section by section.
     """
     report = Report()
-    report.findings.extend(_missing(recipe))
+    for key, selected in recipe.selected().items():
+        missing = _answer(report, key, selected.config.missing) or ()
+        report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
     tokens = _Tokens.of(recipe, report)
     report.facts.update(tokens.facts())
     costs = _costs(recipe, tokens, report)
@@ -74,33 +79,38 @@ def check_recipe(recipe: Recipe) -> Report:
     return report
 
 
-def _missing(recipe: Recipe) -> Iterator[Finding]:
-    for key, selected in recipe.selected().items():
-        for artifact in selected.config.missing():
-            yield Finding("missing", key, artifact.what, artifact.fix)
-
-
 @dataclass(frozen=True)
 class _Tokens:
-    """The recipe's token grids; None where the method has no such part, or it is unknown here."""
+    """The recipe's token grids; None where the method has no such part, or it is unknown here.
+
+    Attributes:
+        student: The student's tokens.
+        teachers: Each teacher's latents on its own grid, by the teacher's name.
+        teacher: All teachers' latents side by side, on the student's grid.
+        counts: Visible and target tokens.
+    """
 
     student: TokenSpec | None
+    teachers: Mapping[str, TokenSpec | None]
     teacher: TokenSpec | None
     counts: MaskCounts | None
 
     @classmethod
     def of(cls, recipe: Recipe, report: Report) -> _Tokens:
         student = _answer(report, "student", lambda: recipe.student and recipe.student.config.token_spec(recipe.clip))
-        teacher = _answer(report, "teacher", lambda: recipe.teacher and recipe.teacher.config.token_spec(recipe.clip))
-        if student and teacher and student.grid != teacher.grid:
-            message = f"the teacher's grid of {teacher.grid} differs from the student's {student.grid}"
-            fix = "Choose patch, tubelet and clip so that both have the same grid."
-            report.findings.append(Finding("error", "teacher", message, fix))
+        teachers = {
+            teaching.name: _answer(report, teaching.key, partial(teaching.teacher.config.token_spec, recipe.clip))
+            for teaching in recipe.teachings()
+        }
+        known = [spec for spec in teachers.values() if spec]
+        teacher = None
+        if known and len(known) == len(teachers):
+            teacher = TokenSpec((student or known[0]).grid, sum(spec.dim for spec in known))
         counts = None
         if student and recipe.masker:
             masker, grid = recipe.masker.config, student.grid
             counts = _answer(report, "masker", lambda: masker.counts(grid))
-        return cls(student, teacher, counts)
+        return cls(student, teachers, teacher, counts)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -119,7 +129,7 @@ def _answer(report: Report, key: str, question: Any) -> Any:
         return question()
     except MissingArtifact as missing:
         finding = Finding("missing", key, missing.what, missing.fix)
-    except GeometryError as error:
+    except (GeometryError, CheckpointError) as error:
         finding = Finding("error", key, str(error))
     # Two questions may meet the same obstacle.
     if finding not in report.findings:
@@ -131,14 +141,54 @@ def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | 
     """What each part costs for one clip; None where its config does not say."""
     student, teacher, counts = tokens.student, tokens.teacher, tokens.counts
     costs: dict[str, Cost | None] = {}
-    if recipe.teacher:
-        config = recipe.teacher.config
-        costs["teacher"] = _answer(report, "teacher", lambda: config.cost(recipe.clip))
+    if recipe.teachings():
+        costs["teacher"] = _teachers(recipe, tokens, report)
     if recipe.student and counts:
         costs["student"] = recipe.student.config.cost(recipe.clip, counts.visible)
     if recipe.predictor and student and teacher and counts:
         costs["predictor"] = recipe.predictor.config.cost(student, teacher, counts)
     return costs
+
+
+def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
+    """Adds what is known of each teacher to the facts; returns what all of them cost, if that is known."""
+    rows: list[dict[str, Any]] = []
+    costs: list[Cost | None] = []
+    for teaching in recipe.teachings():
+        use, config, key = teaching.teacher.use, teaching.teacher.config, teaching.key
+        spec = tokens.teachers[teaching.name]
+        cost = _answer(report, key, partial(config.cost, recipe.clip))
+        identity = _answer(report, key, partial(identify, use, config, recipe.clip))
+        card = _answer(report, key, config.card)
+        resampled = spec.grid != tokens.student.grid if spec and tokens.student else None
+        rows.append(
+            {
+                "name": teaching.name,
+                "weight": teaching.weight,
+                "use": use,
+                "grid": str(spec.grid) if spec else None,
+                "dim": spec.dim if spec else None,
+                "parameters": cost.parameters if cost else None,
+                "gflops_per_clip": cost.forward_flops / 1e9 if cost else None,
+                "fingerprint": identity.fingerprint if identity else None,
+                "licence": card.licence if card else None,
+                "labels": card.labels if card else None,
+                "resampled": resampled,
+            }
+        )
+        costs.append(cost)
+        if card and card.non_commercial:
+            message = f"its weights are {card.licence}: they are for non-commercial use only"
+            fix = "Whether that extends to a student made from them is for you to settle with their owners."
+            report.findings.append(Finding("note", key, message, fix))
+        if spec and teaching.objective:
+            latents = TokenSpec((tokens.student or spec).grid, spec.dim)
+            _answer(report, teaching.objective_key, partial(teaching.objective.config.check, latents))
+    report.facts["teachers"] = rows
+    known = [cost for cost in costs if cost]
+    if len(known) < len(costs):
+        return None
+    return Cost(sum(cost.parameters for cost in known), sum(cost.forward_flops for cost in known))
 
 
 def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:
@@ -200,6 +250,9 @@ def _schedules(recipe: Recipe, tokens: _Tokens, steps: int) -> Iterator[Finding]
 def _without_effect(recipe: Recipe) -> Iterator[Finding]:
     """Settings that say something and do nothing."""
     clip = recipe.clip
+    if recipe.objective and recipe.teachers and all(teaching.objective for teaching in recipe.teachers):
+        # A note: a recipe cannot take away what the one below it has.
+        yield Finding("note", "objective", "has no effect: every teacher has its own objective")
     for name in ("crop_scale", "crop_aspect"):
         if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
             yield Finding(

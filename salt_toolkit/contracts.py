@@ -169,7 +169,10 @@ class Predictor(nn.Module, ABC):
     def forward(
         self, tokens: Float[Tensor, "batch visible student_dim"], mask: Mask
     ) -> Float[Tensor, "batch target teacher_dim"]:
-        """Predicts the teacher's latents at ``mask.target`` from the student's tokens at ``mask.visible``."""
+        """Predicts the teacher's latents at ``mask.target`` from the student's tokens at ``mask.visible``.
+
+        Several teachers' latents come side by side along the last axis, as one teacher's of their joint width.
+        """
 
 
 @runtime_checkable
@@ -182,20 +185,26 @@ class Schedule(Protocol):
 
 
 class Objective(nn.Module, ABC):
-    """A loss between predictions and the teacher's latents, after their normalisation.
+    """A loss between predictions and one teacher's latents, after their normalisation.
+
+    Before the first step of a new run, `observe` gets the latents of `calibration_clips` clips, batch after
+    batch, and then `calibrate` is called.
 
     Attributes:
-        calibration_clips: Clips whose latents `calibrate` wants before the first step; 0 for none.
+        calibration_clips: Clips to observe; 0 for none, and then neither is called.
     """
 
     calibration_clips: int = 0
 
-    def calibrate(self, latents: Iterable[Float[Tensor, "batch token dim"]]) -> None:
-        """Takes statistics of the latents, once, before the first step; keeps them in buffers."""
+    def observe(self, latents: Float[Tensor, "batch token dim"]) -> None:
+        """Takes in the latents of some calibration clips."""
+
+    def calibrate(self) -> None:
+        """Makes statistics of what was observed, once; keeps them in buffers."""
 
     @abstractmethod
     def targets(self, latents: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """The latents as the loss wants them."""
+        """The latents as the loss wants them; in training mode they may also update running statistics."""
 
     @abstractmethod
     def forward(
@@ -206,19 +215,26 @@ class Objective(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Parts:
-    """What `assemble` built for a method; None where the method did not ask for it.
+    """What `assemble` built for a method; None or empty where the method did not ask for it.
 
     Attributes:
         seed: The run's seed, for what the method draws.
+        teachers: By name, in the recipe's order; their latents are on the student's grid.
+        objectives: One for each teacher, by the teacher's name.
+        weights: How much each teacher's loss counts against the others', by the teacher's name; absent: 1.
+        student: The encoder to train.
+        predictor: Its output is as wide as all teachers together, in their order.
+        masker: Chooses visible and target tokens.
         schedules: The schedules that the method's config names.
     """
 
     seed: int
-    teacher: Teacher | None = None
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    objectives: Mapping[str, Objective] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     student: Student | None = None
     predictor: Predictor | None = None
     masker: Masker | None = None
-    objective: Objective | None = None
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from salt_toolkit.check import Finding
 from salt_toolkit.contracts import ClipBatch, Mask
 from salt_toolkit.errors import MissingArtifact, SaltError
 from salt_toolkit.geometry import Cost, MaskCounts
-from salt_toolkit.recipe import Recipe
+from salt_toolkit.recipe import Recipe, Teaching
 
 META = torch.device("meta")
 
@@ -24,9 +25,8 @@ def check_built(recipe: Recipe) -> list[Finding]:
     Modules are built on torch's meta device, which computes shapes and keeps no numbers. Parts that
     need a file that is not there are left out; `check_recipe` has named the file.
     """
-    needs = recipe.method.config.needs
     questions: dict[str, Callable[[Recipe], Iterator[str]]] = {
-        "teacher": _teacher,
+        **{teaching.key: partial(_teacher, teaching=teaching) for teaching in recipe.teachings()},
         "student": _student,
         "predictor": _predictor,
         "masker": _masker,
@@ -34,9 +34,9 @@ def check_built(recipe: Recipe) -> list[Finding]:
     findings: list[Finding] = []
     for part, question in questions.items():
         selected = recipe.selected().get(part)
-        if part not in needs or selected is None or selected.config.missing():
-            continue
         try:
+            if selected is None or selected.config.missing():
+                continue
             findings += [Finding("error", part, message, _FIX) for message in question(recipe)]
         except MissingArtifact:
             continue  # of a part that this one is built from
@@ -48,14 +48,14 @@ def check_built(recipe: Recipe) -> list[Finding]:
 _FIX = "The plugin's config and its model disagree; report it to the plugin's authors."
 
 
-def _teacher(recipe: Recipe) -> Iterator[str]:
-    assert recipe.teacher is not None
-    expected = assemble.teacher_spec(recipe)
+def _teacher(recipe: Recipe, teaching: Teaching) -> Iterator[str]:
+    config = teaching.teacher.config
+    expected = config.token_spec(recipe.clip)
     with META:
-        teacher = assemble.build_teacher(recipe)
+        teacher = assemble.build_teacher(recipe, teaching)
         latents = teacher(_batch(recipe))
     yield from _compare_shape(latents, (1, expected.grid.num_tokens, expected.dim))
-    yield from _compare_parameters(teacher, recipe.teacher.config.cost(recipe.clip))
+    yield from _compare_parameters(teacher, config.cost(recipe.clip))
 
 
 def _student(recipe: Recipe) -> Iterator[str]:
@@ -70,7 +70,7 @@ def _student(recipe: Recipe) -> Iterator[str]:
 
 def _predictor(recipe: Recipe) -> Iterator[str]:
     assert recipe.predictor is not None
-    student, teacher, counts = assemble.student_spec(recipe), assemble.teacher_spec(recipe), _counts(recipe)
+    student, teacher, counts = assemble.student_spec(recipe), assemble.predicted_spec(recipe), _counts(recipe)
     with META:
         predictor = assemble.build_predictor(recipe)
         mask = Mask(

@@ -64,7 +64,9 @@ def salt_predictors() -> Iterable[Component]:
     """Networks that guess the latents at the target tokens from the student's visible tokens.
 
     Config: a `PredictorConfig` (``cost``).
-    Build: ``build(config, *, student: TokenSpec, teacher: TokenSpec) -> contracts.Predictor``.
+    Build: ``build(config, *, student: TokenSpec, teacher: TokenSpec) -> contracts.Predictor``. Both are on
+    the student's grid. Several teachers are one that is as wide as all of them: the last layer is then a head
+    for each, stacked, and what comes before it is shared.
     """
     raise AssertionError
 
@@ -104,8 +106,9 @@ def salt_schedules() -> Iterable[Component]:
 def salt_objectives() -> Iterable[Component]:
     """Losses between predicted and teacher's latents, and the normalisation of the latter.
 
-    Config: an `ObjectiveConfig`.
-    Build: ``build(config, *, teacher: TokenSpec) -> contracts.Objective``.
+    Config: an `ObjectiveConfig` (``check``).
+    Build: ``build(config, *, teacher: TokenSpec) -> contracts.Objective``, once for each teacher; the latents
+    are on the student's grid.
     """
     raise AssertionError
 
@@ -114,7 +117,8 @@ def salt_objectives() -> Iterable[Component]:
 def salt_methods() -> Iterable[Component]:
     """Ways to train: what a batch's loss is, and which modules learn.
 
-    Config: a `MethodConfig` (``needs``, ``schedules``).
+    Config: a `MethodConfig` (``needs``, ``schedules``). ``needs`` names kinds: who needs "teacher" gets one or
+    several, as the recipe says.
     Build: ``build(config, *, parts: contracts.Parts) -> contracts.Method``.
     """
     raise AssertionError

@@ -24,6 +24,9 @@ from salt_toolkit.component import CONFIG_BASES, Component
 from salt_toolkit.errors import PluginError
 
 _KIND_OF_HOOK = {f"salt_{kind}s": kind for kind in CONFIG_BASES}
+RESERVED_KEYS = {"teacher": ("use", "name", "weight", "objective")}
+"""Keys of a recipe's sections that are no settings of the component; other kinds than teachers have ``use`` alone."""
+
 # Files that are on the way to every plugin, and so tell nothing of an error's place.
 _OURS = ("<frozen", str(Path(importlib.__file__).parent), __file__)
 
@@ -257,8 +260,11 @@ def _check_component(component: Component, kind: str) -> None:
     base, config = CONFIG_BASES[kind], component.config
     if not (isinstance(config, type) and issubclass(config, base)):
         raise PluginError(f"the config of {kind} {component.name!r}, {config!r}, is no subclass of {base.__name__}")
-    if "use" in config.model_fields:
-        raise PluginError(f"the config of {kind} {component.name!r} has a field 'use', a key that recipes reserve")
+    for name in RESERVED_KEYS.get(kind, ("use",)):
+        if name in config.model_fields:
+            raise PluginError(
+                f"the config of {kind} {component.name!r} has a field {name!r}, a key that recipes reserve"
+            )
     if not callable(component.build):
         raise PluginError(f"the build of {kind} {component.name!r} is not a function: {component.build!r}")
 

@@ -55,12 +55,6 @@ def test_what_is_missing_comes_with_a_fix(check):
     assert not report.has("error")
 
 
-def test_grids_that_differ_are_an_error_with_both_sums(check):
-    report = check("ssv2_vitb.toml", "teacher.use=pixels", "teacher.patch=32")
-    (finding,) = [finding for finding in report.findings if finding.severity == "error"]
-    assert "8 x 7 x 7 = 392 tokens differs from the student's 8 x 14 x 14 = 1568 tokens" in finding.message
-
-
 @pytest.mark.parametrize(
     ("overrides", "key", "text"),
     [

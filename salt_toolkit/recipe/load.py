@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +11,19 @@ from pydantic import BaseModel, ValidationError
 
 from salt_toolkit.errors import PluginError, Problem, RecipeError
 from salt_toolkit.geometry import ClipSpec
-from salt_toolkit.recipe.model import LoaderSection, OptimizerSection, Recipe, RunSection, Selected, TrainSection
-from salt_toolkit.recipe.sources import Key, Override, Source, lay_over, read_source
+from salt_toolkit.recipe.lines import Key
+from salt_toolkit.recipe.model import (
+    CacheSection,
+    LoaderSection,
+    OptimizerSection,
+    Recipe,
+    RunSection,
+    Selected,
+    Teaching,
+    TeachingSection,
+    TrainSection,
+)
+from salt_toolkit.recipe.sources import TEACHER_KEYS, TEACHERS, Override, Source, lay_over, read_source, suggest
 from salt_toolkit.registry import Registry
 
 CORE_SECTIONS: dict[str, type[BaseModel]] = {
@@ -23,6 +33,8 @@ CORE_SECTIONS: dict[str, type[BaseModel]] = {
     "optimizer": OptimizerSection,
     "loader": LoaderSection,
 }
+OPTIONAL_SECTIONS: dict[str, type[BaseModel]] = {"cache": CacheSection}
+"""Sections that change what a run does by being there."""
 METHOD_SECTIONS = ("teacher", "student", "predictor", "masker", "objective")
 """Component sections that a recipe has if its method asks for them."""
 LOOP_SCHEDULES = ("lr", "weight_decay")
@@ -72,31 +84,83 @@ class _Validation:
     def __init__(self, source: Source, registry: Registry) -> None:
         self.source = source
         self.registry = registry
-        self.problems: list[Problem] = []
+        # A text that was tried as two types may have met one problem twice.
+        self.problems: list[Problem] = list(dict.fromkeys(source.problems))
 
     def recipe(self) -> Recipe | None:
         """The recipe, or None where problems were found."""
         sections: dict[str, Any] = {
             name: self._model((name,), self._table((name,)), model) for name, model in CORE_SECTIONS.items()
         }
+        for name, model in OPTIONAL_SECTIONS.items():
+            if name in self.source.values:
+                sections[name] = self._model((name,), self._table((name,)), model)
         self.source.values.setdefault("method", {"use": DEFAULT_METHOD})
         method = sections["method"] = self._component(("method",), "method")
         sections["dataset"] = self._component(("dataset",), "dataset")
+        needs: Sequence[str] = method.config.needs if method else ()
+        if TEACHERS in self.source.values:
+            sections[TEACHERS] = self._teachers(needs if method else None)
+            # Which teacher lacks an objective has been said.
+            needs = [name for name in needs if name not in ("teacher", "objective")]
         for name in METHOD_SECTIONS:
             # Without a known method, judge the sections that are there, and miss none.
-            if name in self.source.values or (method and name in method.config.needs):
+            if name in self.source.values or name in needs:
                 sections[name] = self._component((name,), name)
         sections["schedules"] = self._schedules(method.config.schedules if method else None)
         self._refuse_strangers(method.config.needs if method else METHOD_SECTIONS)
         return None if self.problems else Recipe(**sections)
 
     def _refuse_strangers(self, needed: Sequence[str]) -> None:
-        sections = (*CORE_SECTIONS, "dataset", "method", "schedules", *METHOD_SECTIONS)
+        sections = (*CORE_SECTIONS, *OPTIONAL_SECTIONS, "dataset", "method", "schedules", *METHOD_SECTIONS, TEACHERS)
         for name in self.source.values:
+            kind = "teacher" if name == TEACHERS else name
             if name not in sections:
-                self._problem((name,), f"unknown section; {_suggest(name, sections)}")
-            elif name in METHOD_SECTIONS and name not in needed:
-                self._problem((name,), f"the method does not use a {name}; remove the section")
+                self._problem((name,), f"unknown section; {suggest(name, sections)}")
+            elif kind in METHOD_SECTIONS and kind not in needed:
+                self._problem((name,), f"the method does not use a {kind}; remove the section")
+
+    def _teachers(self, needs: Sequence[str] | None) -> tuple[Teaching, ...]:
+        """The array ``[[teachers]]``, for a method that needs these sections; None: it is unknown."""
+        tables = self.source.values[TEACHERS]
+        if isinstance(tables, dict):
+            self._problem((TEACHERS,), f"found {_shown(tables)}, to change [[teachers]] of these names; there are none")
+            return ()
+        if "teacher" in self.source.values:
+            message = "found beside [teacher]; write one teacher as [teacher], or several as [[teachers]]"
+            self._problem((TEACHERS,), message)
+        if not isinstance(tables, list) or not tables:
+            message = f"found {_shown(tables)}; expected [[teachers]], once for each teacher, with a name"
+            self._problem((TEACHERS,), message)
+            return ()
+        found: list[Teaching | None] = []
+        names: list[Any] = []
+        for number, table in enumerate(tables):
+            key = (TEACHERS, str(number))
+            if not isinstance(table, dict):
+                self._problem(key, f"found {_shown(table)}; expected a table, [[teachers]], with a name")
+                continue
+            found.append(self._teaching(key, table, needs))
+            if "name" in table and table["name"] in names:
+                self._problem((*key, "name"), f"{_shown(table['name'])} is another teacher's name; choose a new one")
+            names.append(table.get("name"))
+        return tuple(teaching for teaching in found if teaching is not None)
+
+    def _teaching(self, key: Key, table: Mapping[str, Any], needs: Sequence[str] | None) -> Teaching | None:
+        section = self._model(key, {name: table[name] for name in ("name", "weight") if name in table}, TeachingSection)
+        teacher = self._component(key, "teacher", TEACHER_KEYS)
+        objective, objective_key = None, (*key, "objective")
+        if "objective" in table:
+            objective = self._component(objective_key, "objective")
+            if needs is not None and "objective" not in needs:
+                self._problem(objective_key, "the method does not use an objective; remove the section")
+        elif needs is not None and "objective" in needs and "objective" not in self.source.values:
+            message = "missing; give the teacher its own [teachers.objective], or the recipe an [objective]"
+            self._problem(objective_key, message)
+        if section is None or teacher is None:
+            return None
+        dotted = f"{TEACHERS}.{section.name}"
+        return Teaching(section.name, section.weight, teacher, objective, dotted, f"{dotted}.objective")
 
     def _schedules(self, extra: Sequence[str] | None) -> dict[str, Selected[Any] | None]:
         table = self._table(("schedules",))
@@ -106,69 +170,79 @@ class _Validation:
         found: dict[str, Selected[Any] | None] = {}
         for name in table:
             if extra is not None and name not in allowed:
-                self._problem(("schedules", name), f"nothing reads this schedule; {_suggest(name, allowed)}")
+                self._problem(("schedules", name), f"nothing reads this schedule; {suggest(name, allowed)}")
             found[name] = self._component(("schedules", name), "schedule")
         return found
 
     def _table(self, key: Key) -> dict[str, Any]:
         value: Any = self.source.values
         for part in key:
-            value = value.get(part, {})
+            value = value[int(part)] if isinstance(value, list) else value.get(part, {})
         if isinstance(value, dict):
             return value
-        self._problem(key, f"found {_shown(value)}; expected a section, [{'.'.join(key)}]")
+        self._problem(key, f"found {_shown(value)}; expected a section, {_header(key)}")
         return {}
 
-    def _component(self, key: Key, kind: str) -> Selected[Any] | None:
+    def _component(self, key: Key, kind: str, beside: Sequence[str] = ()) -> Selected[Any] | None:
+        """A component's section.
+
+        Args:
+            key: Of the section.
+            kind: Of the component.
+            beside: Keys of the section that are no settings of the component.
+        """
         table = self._table(key)
         use = table.get("use")
         names = ", ".join(provided.component.name for provided in self.registry.of_kind(kind)) or "none is installed"
         if not isinstance(use, str):
             found = "missing" if use is None else f"found {_shown(use)}"
-            self._problem((*key, "use"), f"{found}; [{'.'.join(key)}] needs use = one of: {names}")
+            self._problem((*key, "use"), f"{found}; {_header(key)} needs use = one of: {names}")
             return None
         try:
             provided = self.registry.get(kind, use)
         except PluginError as error:
             self._problem((*key, "use"), str(error))
             return None
-        settings = {name: value for name, value in table.items() if name != "use"}
-        config = self._model(key, settings, provided.component.config)
+        settings = {name: value for name, value in table.items() if name not in ("use", *beside)}
+        config = self._model(key, settings, provided.component.config, beside)
         return None if config is None else Selected(provided, config)
 
-    def _model(self, key: Key, values: Mapping[str, Any], model: type[ModelT]) -> ModelT | None:
+    def _model(
+        self, key: Key, values: Mapping[str, Any], model: type[ModelT], beside: Sequence[str] = ()
+    ) -> ModelT | None:
         try:
             # JSON mode: strict, and yet arrays become tuples; see pydantic's strict mode.
             return model.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 place = tuple(str(part) for part in details["loc"])
-                self._problem((*key, *place), _message(details, model))
+                self._problem((*key, *place), _message(details, model, beside))
             return None
 
     def _problem(self, key: Key, message: str) -> None:
         self.problems.append(self.source.problem(key, message))
 
 
-def _message(details: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _header(key: Key) -> str:
+    """A section as TOML writes it."""
+    if key[0] == TEACHERS:
+        return "[[teachers]]" if len(key) == 2 else ".".join(("[teachers", *key[2:])) + "]"
+    return f"[{'.'.join(key)}]"
+
+
+def _message(details: Mapping[str, Any], model: type[BaseModel], beside: Sequence[str] = ()) -> str:
     """One of pydantic's errors in the user's words."""
     name = str(details["loc"][0]) if details["loc"] else ""
     field = model.model_fields.get(name)
     about = f" ({field.description})" if field and field.description else ""
     if details["type"] == "extra_forbidden":
-        return f"unknown key; {_suggest(name, list(model.model_fields))}"
+        return f"unknown key; {suggest(name, [*model.model_fields, *beside])}"
     if details["type"] == "missing":
         return f"missing{about}"
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])
     expected = details["msg"].replace("Input should be", "expected")
     return f"found {_shown(details['input'])}; {expected}{about}"
-
-
-def _suggest(name: str, allowed: Sequence[str]) -> str:
-    near = get_close_matches(name, allowed, n=1)
-    did_you_mean = f"did you mean {near[0]!r}? " if near else ""
-    return f"{did_you_mean}Allowed: {', '.join(allowed)}" if allowed else "none is allowed here"
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import tomli_w
@@ -21,6 +21,7 @@ from salt_toolkit.component import (
     TeacherConfig,
 )
 from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.recipe.sources import TEACHER_NAME
 from salt_toolkit.registry import Provided
 
 
@@ -99,6 +100,29 @@ class LoaderSection(Section):
     )
 
 
+class CacheSection(Section):
+    """``[cache]``: where the teachers' latents are kept, computed once by `salt cache`."""
+
+    dir: str = Field(description="Directory of the cache; each split gets a folder in it.")
+    dtype: Literal["fp32", "bf16", "fp16", "int8", "fp8"] = Field(
+        "bf16", description="How latents are stored; int8 and fp8 with scales for each channel and each token."
+    )
+    frames: bool = Field(False, description="Keep the decoded clips too, so that training decodes no video.")
+    shard_mb: int = Field(512, ge=1, description="Megabytes of a shard, the unit in which a cache is committed.")
+
+
+class TeachingSection(Section):
+    """What one of ``[[teachers]]`` holds besides the teacher's own settings and its objective."""
+
+    name: str = Field(
+        pattern=f"^{TEACHER_NAME}$",
+        description="The teacher's name in metrics and checkpoints: lowercase letters, digits and underscores.",
+    )
+    weight: float = Field(
+        1.0, gt=0, description="How much its loss counts, against the other teachers': the losses' weighted mean."
+    )
+
+
 ConfigT_co = TypeVar("ConfigT_co", bound=Config, covariant=True)
 
 
@@ -120,8 +144,32 @@ class Selected(Generic[ConfigT_co]):
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """One teacher, and how it is learned from.
+
+    Attributes:
+        name: Unique within the recipe.
+        weight: How much its loss counts, against the other teachers'.
+        teacher: The frozen model.
+        objective: The loss; None where the method needs none.
+        key: The recipe's dotted key of the teacher, such as ``teachers.motion``.
+        objective_key: That of the objective, which teachers may share.
+    """
+
+    name: str
+    weight: float
+    teacher: Selected[TeacherConfig]
+    objective: Selected[ObjectiveConfig] | None
+    key: str
+    objective_key: str
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A whole, validated recipe; sections that the method does not need are None."""
+    """A whole, validated recipe; sections that the method does not need are None.
+
+    ``teacher`` and ``teachers`` are two ways to write one thing: read `teachings`.
+    """
 
     run: RunSection
     clip: ClipSpec
@@ -130,20 +178,35 @@ class Recipe:
     train: TrainSection
     optimizer: OptimizerSection
     loader: LoaderSection
+    cache: CacheSection | None = None
     teacher: Selected[TeacherConfig] | None = None
+    teachers: tuple[Teaching, ...] = ()
     student: Selected[StudentConfig] | None = None
     predictor: Selected[PredictorConfig] | None = None
     masker: Selected[MaskerConfig] | None = None
     objective: Selected[ObjectiveConfig] | None = None
     schedules: Mapping[str, Selected[ScheduleConfig]] = field(default_factory=dict)
 
+    def teachings(self) -> tuple[Teaching, ...]:
+        """The recipe's teachers with their objectives; ``[teacher]`` alone is one called "teacher"."""
+        if self.teacher is not None:
+            return (Teaching("teacher", 1.0, self.teacher, self.objective, "teacher", "objective"),)
+        return tuple(
+            teaching if teaching.objective else replace(teaching, objective=self.objective, objective_key="objective")
+            for teaching in self.teachers
+        )
+
     def selected(self) -> dict[str, Selected[Config]]:
-        """Every component of the recipe by its dotted key, such as ``schedules.lr``."""
+        """Every component of the recipe by its dotted key, such as ``schedules.lr`` or ``teachers.motion``."""
         found: dict[str, Selected[Config]] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Selected):
                 found[entry.name] = value
+        for teaching in self.teachers:
+            found[teaching.key] = teaching.teacher
+            if teaching.objective:
+                found[teaching.objective_key] = teaching.objective
         found.update({f"schedules.{name}": schedule for name, schedule in self.schedules.items()})
         return found
 
@@ -156,6 +219,8 @@ class Recipe:
                 tables[entry.name] = _selection(value)
             elif isinstance(value, BaseModel):
                 tables[entry.name] = _plain(value)
+        if self.teachers:
+            tables["teachers"] = [_teaching(teaching) for teaching in self.teachers]
         tables["schedules"] = {name: _selection(schedule) for name, schedule in self.schedules.items()}
         return tables
 
@@ -171,3 +236,8 @@ def _plain(model: BaseModel) -> dict[str, Any]:
 
 def _selection(selected: Selected[Config]) -> dict[str, Any]:
     return {"use": selected.use, **_plain(selected.config)}
+
+
+def _teaching(teaching: Teaching) -> dict[str, Any]:
+    table = {"name": teaching.name, "weight": teaching.weight, **_selection(teaching.teacher)}
+    return {**table, "objective": _selection(teaching.objective)} if teaching.objective else table

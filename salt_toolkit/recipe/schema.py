@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from salt_toolkit.recipe.load import CORE_SECTIONS, DEFAULT_METHOD, LOOP_SCHEDULES, METHOD_SECTIONS
+from salt_toolkit.recipe.load import CORE_SECTIONS, DEFAULT_METHOD, LOOP_SCHEDULES, METHOD_SECTIONS, OPTIONAL_SECTIONS
+from salt_toolkit.recipe.model import TeachingSection
 from salt_toolkit.registry import Registry
 
 
@@ -16,10 +18,11 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     """
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {"extends": {"type": "string", "description": "A recipe to build on; from this file."}}
-    for name, model in CORE_SECTIONS.items():
+    for name, model in (CORE_SECTIONS | OPTIONAL_SECTIONS).items():
         properties[name] = _embed(model.model_json_schema(), definitions, name)
     for kind in ("dataset", "method", *METHOD_SECTIONS):
         properties[kind] = _choice(kind, registry, definitions)
+    properties["teachers"] = _teachers(registry, properties["objective"], definitions)
     properties["method"]["default"] = {"use": DEFAULT_METHOD}
     schedule = _choice("schedule", registry, definitions)
     properties["schedules"] = {
@@ -37,12 +40,27 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _choice(kind: str, registry: Registry, definitions: dict[str, Any]) -> dict[str, Any]:
+def _teachers(registry: Registry, objective: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Several teachers: an array of tables, or tables that change some of the array of the recipe below."""
+    own = {**_embed(TeachingSection.model_json_schema(), definitions, "teachers")["properties"], "objective": objective}
+    choice = _choice("teacher", registry, definitions, own)
+    return {
+        "description": "Several teachers at once, each with a name; in place of [teacher].",
+        "anyOf": [
+            {"type": "array", "minItems": 1, "items": {"allOf": [choice, {"required": ["name", "use"]}]}},
+            {"type": "object", "additionalProperties": choice},
+        ],
+    }
+
+
+def _choice(
+    kind: str, registry: Registry, definitions: dict[str, Any], beside: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     choices = []
     for provided in registry.of_kind(kind):
         component = provided.component
         schema = _embed(component.config.model_json_schema(), definitions, f"{kind}_{component.name}")
-        schema["properties"] = {"use": {"const": component.name}, **schema.get("properties", {})}
+        schema["properties"] = {"use": {"const": component.name}, **(beside or {}), **schema.get("properties", {})}
         schema["required"] = ["use"]
         schema["description"] = component.summary
         choices.append(schema)

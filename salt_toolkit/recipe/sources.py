@@ -6,19 +6,32 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from salt_toolkit.errors import Problem, RecipeError
+from salt_toolkit.recipe.lines import Key, key_lines
 
-Key = tuple[str, ...]
 Table = dict[str, Any]
 
 OVERRIDE = "--set"
 """What stands in place of a file name for values from the command line."""
 
-ALTERNATIVES: tuple[frozenset[Key], ...] = (frozenset({("train", "epochs"), ("train", "max_steps")}),)
+ALTERNATIVES: tuple[frozenset[Key], ...] = (
+    frozenset({("train", "epochs"), ("train", "max_steps")}),
+    frozenset({("teacher",), ("teachers",)}),
+)
 """Keys that say the same thing in different ways: a layer that gives one takes the others of lower layers away."""
+
+TEACHERS = "teachers"
+"""The array whose tables have names: a table of that key changes those of them that it names."""
+
+TEACHER_NAME = r"[a-z][a-z0-9_]*"
+"""What a teacher may be called: it becomes part of metrics' and checkpoints' keys."""
+
+TEACHER_KEYS = ("name", "weight", "objective")
+"""Keys of one of ``[[teachers]]`` that are not its component's settings, and stay when the component changes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Source:
 
     values: Table = field(default_factory=dict)
     origins: dict[Key, Origin] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def origin(self, key: Key) -> Origin:
         """The origin of a key, else of something in it, else of the closest table around it."""
@@ -50,20 +64,57 @@ class Source:
     def problem(self, key: Key, message: str) -> Problem:
         """A problem with a key, placed where the key was written."""
         origin = self.origin(key)
-        return Problem(".".join(key), message, origin.file, origin.line)
+        return Problem(self._shown(key), message, origin.file, origin.line)
+
+    def _shown(self, key: Key) -> str:
+        """The dotted key, with a teacher's name in place of its number in the array: ``teachers.motion.use``."""
+        teachers = self.values.get(TEACHERS)
+        if key[:1] != (TEACHERS,) or len(key) < 2 or not isinstance(teachers, list) or not key[1].isdecimal():
+            return ".".join(key)
+        names = [entry.get("name") if isinstance(entry, dict) else None for entry in teachers]
+        name = names[int(key[1])]
+        if isinstance(name, str) and is_teacher_name(name) and names.count(name) == 1:
+            return ".".join((TEACHERS, name, *key[2:]))
+        return ".".join((f"{TEACHERS}[{key[1]}]", *key[2:]))
 
     def merge(self, values: Mapping[str, Any], origins: Mapping[Key, Origin]) -> None:
         """Lays further values over these: tables merge, anything else is replaced.
 
         A table that names another component (``use``) starts afresh, since the settings of the
-        component that it replaces mean nothing to it.
+        component that it replaces mean nothing to it. A table ``teachers`` changes those teachers of the
+        array below that it names.
         """
+        if isinstance(values.get(TEACHERS), Mapping) and isinstance(self.values.get(TEACHERS), list):
+            self._merge_teachers(values[TEACHERS], origins)
+            values = {name: value for name, value in values.items() if name != TEACHERS}
+            origins = {key: origin for key, origin in origins.items() if key[:1] != (TEACHERS,)}
         for keys in ALTERNATIVES:
-            if any(_holds(values, key) for key in keys):
-                for key in keys:
-                    self._remove(key)
+            given = {key for key in keys if _gives(values, key)}
+            for key in keys - given if given else ():
+                self._remove(key)
         self._merge_table(self.values, values, ())
         self.origins.update(origins)
+
+    def _merge_teachers(self, changes: Mapping[str, Any], origins: Mapping[Key, Origin]) -> None:
+        """Lays tables over those teachers of the array that have their names."""
+        teachers = self.values[TEACHERS]
+        numbers = {entry["name"]: number for number, entry in enumerate(teachers) if _is_named(entry)}
+        for name, change in changes.items():
+            if name not in numbers or not isinstance(change, Mapping):
+                origin = next((found for key, found in origins.items() if key[:2] == (TEACHERS, name)), Origin(""))
+                message = f"there is no teacher of that name to change; {suggest(name, list(numbers))}"
+                self.problems.append(Problem(f"{TEACHERS}.{name}", message, origin.file, origin.line))
+                continue
+            number = numbers[name]
+            key, entry = (TEACHERS, str(number)), teachers[number]
+            if "use" in change and change["use"] != entry.get("use"):
+                # Another component starts afresh; what is no setting of it stays.
+                for setting in entry.keys() - set(TEACHER_KEYS):
+                    del entry[setting]
+                    self._forget((*key, setting))
+            self._merge_table(entry, change, key)
+            inside = {known: origin for known, origin in origins.items() if known[:2] == (TEACHERS, name)}
+            self.origins.update({(*key, *known[2:]): origin for known, origin in inside.items() if known[2:]})
 
     def _merge_table(self, base: Table, over: Mapping[str, Any], prefix: Key) -> None:
         for name, value in over.items():
@@ -91,12 +142,29 @@ class Source:
             del self.origins[known]
 
 
-def _holds(values: Any, key: Key) -> bool:
+def _gives(values: Any, key: Key) -> bool:
     for part in key:
         if not isinstance(values, Mapping) or part not in values:
             return False
         values = values[part]
-    return True
+    # A table `teachers` changes some of an array; it gives none.
+    return key != (TEACHERS,) or not isinstance(values, Mapping)
+
+
+def is_teacher_name(name: str) -> bool:
+    """Whether a name will do for one of ``[[teachers]]``."""
+    return re.fullmatch(TEACHER_NAME, name) is not None
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+
+
+def suggest(name: str, allowed: Sequence[str]) -> str:
+    """What might have been meant, and what is allowed."""
+    near = get_close_matches(name, allowed, n=1)
+    did_you_mean = f"did you mean {near[0]!r}? " if near else ""
+    return f"{did_you_mean}Allowed: {', '.join(allowed)}" if allowed else "none is allowed here"
 
 
 @dataclass(frozen=True)
@@ -160,8 +228,10 @@ def read_source(path: Path, overrides: Iterable[Override] = ()) -> Source:
 def lay_over(source: Source, settings: Iterable[tuple[Override, Any]]) -> None:
     """Lays overrides over a source, together, so that their order among themselves says nothing."""
     together = Source()
-    for override, value in settings:
+    # The shortest key first: a whole array, then what changes one of its tables.
+    for override, value in sorted(settings, key=lambda setting: len(setting[0].key)):
         together.merge(override.as_table(value), {override.key: Origin(OVERRIDE)})
+    source.problems += together.problems
     source.merge(together.values, together.origins)
 
 
@@ -205,65 +275,3 @@ def _syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> Problem:
     place = re.search(r"\(at line (\d+), column \d+\)", str(error))
     message = re.sub(r" \(at .*\)$", "", str(error))
     return Problem("", f"is not valid TOML: {message}", str(path), int(place[1]) if place else None)
-
-
-_BARE_OR_QUOTED = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
-_DOTTED = rf"{_BARE_OR_QUOTED}(?:\s*\.\s*{_BARE_OR_QUOTED})*"
-_HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]\]?")
-_ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
-
-
-def key_lines(text: str) -> dict[Key, int]:
-    """The line, counted from 1, on which each table and key of a valid TOML text begins.
-
-    tomllib gives no positions. Keys inside an inline table have the line of their statement; those
-    of the n-th table of an array have n (from 0) in their path.
-    """
-    lines = text.split("\n")  # TOML's only line end; str.splitlines() knows others
-    found: dict[Key, int] = {}
-    arrays: dict[Key, int] = {}
-    table: Key = ()
-    number = 0
-    while number < len(lines):
-        if header := _HEADER.match(lines[number]):
-            table = _split(header[2])
-            if header[1] == "[[":
-                arrays[table] = arrays.get(table, -1) + 1
-                table = (*table, str(arrays[table]))
-            found.setdefault(table, number + 1)
-        elif assignment := _ASSIGNMENT.match(lines[number]):
-            length, value = _statement(lines, number)
-            for key in _paths(value):
-                found.setdefault((*table, *key), number + 1)
-            found.setdefault((*table, *_split(assignment[1])), number + 1)
-            number += length - 1
-        number += 1
-    return found
-
-
-def _split(dotted: str) -> Key:
-    """``a."b.c"`` to ``("a", "b.c")``, by TOML's own rules."""
-    value: Any = tomllib.loads(f"{dotted} = 0")
-    key: list[str] = []
-    while isinstance(value, dict):
-        ((name, value),) = value.items()
-        key.append(name)
-    return tuple(key)
-
-
-def _statement(lines: Sequence[str], start: int) -> tuple[int, Table]:
-    """How many lines an assignment takes (arrays and strings may span several), and its value."""
-    for end in range(start + 1, len(lines) + 1):
-        try:
-            return end - start, tomllib.loads("\n".join(lines[start:end]))
-        except tomllib.TOMLDecodeError:
-            continue
-    raise AssertionError("key_lines() was given a text that is no TOML")
-
-
-def _paths(value: Any) -> Iterable[Key]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield (name,)
-            for rest in _paths(inner):
-                yield (name, *rest)

@@ -7,7 +7,7 @@ from typing import Any
 
 from salt_toolkit.check import Report
 
-_LABELS = {"error": "error  ", "missing": "missing", "warning": "warning"}
+_LABELS = {"error": "error  ", "missing": "missing", "warning": "warning", "note": "note   "}
 
 
 def render_report(path: Path, report: Report) -> str:
@@ -34,8 +34,10 @@ def _verdict(report: Report) -> str:
 def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if not facts:
         return []
+    teachers = facts.get("teachers", ())
     return [
         ("tokens", _tokens(facts)),
+        *(("teacher", _teacher(row, alone=len(teachers) == 1)) for row in teachers),
         ("parameters", _parts(facts, "parameters", lambda number: f"{number / 1e6:.1f} M")),
         ("GFLOPs/clip", _flops(facts)),
         ("length", _length(facts)),
@@ -51,6 +53,18 @@ def _tokens(facts: dict[str, Any]) -> str:
         text += f"; {facts['visible_tokens']} visible, {facts['target_tokens']} targets"
     if facts["teacher_dim"] is not None:
         text += f"; width {facts['student_dim']} -> {facts['teacher_dim']}"
+    return text
+
+
+def _teacher(row: dict[str, Any], *, alone: bool) -> str:
+    """One teacher; its name and weight where there are several."""
+    text = row["use"] if alone else f"{row['name']}: {row['use']}, weight {row['weight']:g}"
+    if row["grid"] is not None:
+        text += f", {row['grid']} of {row['dim']} numbers"
+        text += ", resampled to the student's grid" if row["resampled"] else ""
+    text += f"; fingerprint {row['fingerprint'] or 'unknown here'}"
+    if row["licence"] is not None:
+        text += f"; licence {row['licence']}, labels {row['labels']}"
     return text
 
 
@@ -75,7 +89,7 @@ def _length(facts: dict[str, Any]) -> str:
     return f"{text}, {pflops:,.4g} PFLOP in all" if pflops else text
 
 
-def counted(number: float, noun: str) -> str:
+def counted(number: int | float, noun: str) -> str:
     """``1 step``, ``15,834 steps``, ``2.5 epochs``."""
     shown = f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
     return f"{shown} {noun}" if number == 1 else f"{shown} {noun}s"

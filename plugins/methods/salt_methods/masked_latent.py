@@ -1,8 +1,8 @@
-"""Masked latent regression from a frozen teacher."""
+"""Masked latent regression from one or several frozen teachers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,59 +11,63 @@ from torch import Tensor, nn
 from salt_methods.config import MaskedLatentConfig
 from salt_methods.metrics import explained_variance, mean_cosine
 from salt_toolkit import GeometryError
-from salt_toolkit.contracts import ClipBatch, Mask, Method, Parts, StepOutput
+from salt_toolkit.contracts import ClipBatch, Mask, Method, Objective, Parts, StepOutput, Teacher
 from salt_toolkit.errors import Problem, RecipeError
 from salt_toolkit.masking import masks_for
 from salt_toolkit.tokens import gather_tokens
 
 
 class MaskedLatent(Method):
-    """Student and predictor regress the teacher's latents at tokens that the student does not see.
+    """Student and predictor regress frozen teachers' latents at tokens that the student does not see.
 
-    Source: SALT (arXiv 2509.24317, section 3, stage 2). The teacher never changes, so there is no
-    moving average, and nothing that could collapse.
+    Source: SALT (arXiv 2509.24317, section 3, stage 2), with any number of teachers. They never change, so there
+    is no moving average, and nothing that could collapse. All share masks, student and the predictor's trunk.
 
     Args:
-        parts: Teacher, student, predictor, masker and objective; the schedule ``mask_ratio`` if wanted.
+        parts: Teachers with objectives and weights, student, predictor and masker; the schedule ``mask_ratio``
+            if wanted.
 
     Raises:
         RecipeError: A part is missing.
-        GeometryError: Teacher and student cut a clip into different grids.
+        GeometryError: A teacher's latents are not on the student's grid.
     """
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
-        needed = {name: getattr(parts, name) for name in MaskedLatentConfig.needs}
-        missing = [name for name, part in needed.items() if part is None]
-        if missing:
-            raise RecipeError(
-                [Problem(name, f"method masked_latent needs a [{name}] section, found none") for name in missing]
-            )
-        self.teacher = needed["teacher"]
-        self.student = needed["student"]
-        self.predictor = needed["predictor"]
-        self.objective = needed["objective"]
-        self.masker = needed["masker"]
+        _require_all(parts)
+        assert parts.student is not None and parts.predictor is not None and parts.masker is not None
+        self.student, self.predictor, self.masker = parts.student, parts.predictor, parts.masker
         self.seed = parts.seed
         self.mask_ratio = parts.schedules.get("mask_ratio")
-        self.calibration_clips = self.objective.calibration_clips
-        if self.teacher.token_spec.grid != self.student.token_spec.grid:
-            raise GeometryError(
-                f"the teacher cuts a clip into {self.teacher.token_spec.grid}, and the student into "
-                f"{self.student.token_spec.grid}; choose tubelet and patch so that both grids are the same"
-            )
-        self.teacher.requires_grad_(False)
-        self.teacher.eval()
+        # Lists, for a dict of modules takes no name that is one of its own methods, such as "type".
+        self.names = tuple(parts.teachers)
+        self.teachers = nn.ModuleList(parts.teachers.values())
+        self.objectives = nn.ModuleList(parts.objectives[name] for name in self.names)
+        weights = [parts.weights.get(name, 1.0) for name in self.names]
+        self.shares = [weight / sum(weights) for weight in weights]
+        self.dims = [teacher.token_spec.dim for teacher in parts.teachers.values()]
+        self.calibration_clips = max(objective.calibration_clips for objective in parts.objectives.values())
+        self.teachers.requires_grad_(False)
+        self.teachers.eval()
 
     def train(self, mode: bool = True) -> MaskedLatent:
-        """Switches student, predictor and objective; the teacher stays in evaluation mode."""
+        """Switches student, predictor and objectives; the teachers stay in evaluation mode."""
         super().train(mode)
-        self.teacher.eval()
+        self.teachers.eval()
         return self
 
     def owned_modules(self) -> Mapping[str, nn.Module]:
-        """Student, predictor and objective; the frozen teacher comes from its own checkpoint."""
-        return {"student": self.student, "predictor": self.predictor, "objective": self.objective}
+        """Student, predictor and objectives, by the teacher's name if there are several.
+
+        The frozen teachers come from their own checkpoints.
+        """
+        alone = len(self.names) == 1
+        owners = ["objective" if alone else f"objective.{name}" for name in self.names]
+        return {
+            "student": self.student,
+            "predictor": self.predictor,
+            **dict(zip(owners, self.objectives, strict=True)),
+        }
 
     def prepare(self, batch: ClipBatch, *, epoch: int, step: int) -> ClipBatch:
         """Adds the batch's masks as the tensors ``visible`` and ``target``, on the CPU.
@@ -75,37 +79,86 @@ class MaskedLatent(Method):
         return batch.with_tensors(visible=mask.visible, target=mask.target)
 
     def calibrate(self, batches: Iterable[ClipBatch]) -> None:
-        """Shows the objective the latents of the first ``calibration_clips`` clips, if it wants any."""
-        if self.calibration_clips > 0:
-            self.objective.calibrate(self._calibration_latents(batches))
+        """Shows each objective the latents of as many clips as it wants, in one pass over the clips."""
+        taught = [(pair, pair[1].calibration_clips) for pair in self._taught() if pair[1].calibration_clips]
+        num_seen = 0
+        for batch in batches if taught else ():
+            for (teacher, objective), wanted in taught:
+                # Exactly as many clips as were asked for, so that the statistics do not hang on the batch size.
+                if num_seen < wanted:
+                    objective.observe(_latents(teacher, batch)[: wanted - num_seen])
+            num_seen += len(batch.clip_ids)
+            if num_seen >= self.calibration_clips:
+                break
+        for (_, objective), _ in taught:
+            objective.calibrate()
 
     def forward(self, batch: ClipBatch) -> StepOutput:
         """The loss and the metrics of a batch that went through `prepare`.
 
-        Metrics: ``explained_variance`` and ``cosine``, both against the normalised targets.
+        The loss is the mean of the teachers' losses, by their weights. Metrics: ``explained_variance`` and
+        ``cosine``, both against the normalised targets; with several teachers also both, and ``loss``, for each
+        (``motion/cosine``), and the plain ones are weighted means.
         """
         mask = Mask(visible=batch.tensors["visible"], target=batch.tensors["target"])
         with torch.no_grad():
-            targets = gather_tokens(self.objective.targets(self._latents(batch)), mask.target)
+            targets = [
+                gather_tokens(objective.targets(_latents(teacher, batch)), mask.target)
+                for teacher, objective in self._taught()
+            ]
         tokens = self.student(batch, mask.visible)
-        predicted = self.predictor(tokens, mask)
-        loss = self.objective(predicted, targets)
+        predicted = self.predictor(tokens, mask).split(self.dims, dim=-1)
+        losses = [
+            objective(guess, target)
+            for (_, objective), guess, target in zip(self._taught(), predicted, targets, strict=True)
+        ]
         metrics = {
-            "explained_variance": explained_variance(predicted, targets),
-            "cosine": mean_cosine(predicted, targets),
+            "explained_variance": list(map(explained_variance, predicted, targets)),
+            "cosine": list(map(mean_cosine, predicted, targets)),
         }
-        return StepOutput(loss=loss, metrics=metrics)
+        return StepOutput(loss=self._mean(losses), metrics=self._named(metrics, losses))
 
-    @torch.no_grad()
-    def _latents(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
-        return self.teacher(batch).float()
+    def _taught(self) -> list[tuple[Teacher, Objective]]:
+        return list(zip(self.teachers, self.objectives, strict=True))  # pyright: ignore[reportReturnType]
 
-    def _calibration_latents(self, batches: Iterable[ClipBatch]) -> Iterator[Float[Tensor, "batch token dim"]]:
-        # Exactly as many clips as were asked for, so that the statistics do not hang on the batch size.
-        num_left = self.calibration_clips
-        for batch in batches:
-            latents = self._latents(batch)[:num_left]
-            num_left -= latents.shape[0]
-            yield latents
-            if num_left == 0:
-                return
+    def _mean(self, values: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The mean over teachers, by their weights."""
+        return torch.stack([share * value for share, value in zip(self.shares, values, strict=True)]).sum()
+
+    def _named(
+        self, metrics: Mapping[str, Sequence[Float[Tensor, ""]]], losses: Sequence[Float[Tensor, ""]]
+    ) -> dict[str, Tensor]:
+        named = {name: self._mean(values) for name, values in metrics.items()}
+        if len(self.names) > 1:
+            for number, teacher in enumerate(self.names):
+                named[f"{teacher}/loss"] = losses[number].detach()
+                named |= {f"{teacher}/{name}": values[number] for name, values in metrics.items()}
+        return named
+
+
+def _require_all(parts: Parts) -> None:
+    present = {
+        "teacher": bool(parts.teachers),
+        "student": parts.student is not None,
+        "predictor": parts.predictor is not None,
+        "masker": parts.masker is not None,
+        "objective": bool(parts.objectives),
+    }
+    missing = [name for name in MaskedLatentConfig.needs if not present[name]]
+    if missing:
+        raise RecipeError(
+            [Problem(name, f"method masked_latent needs a [{name}] section, found none") for name in missing]
+        )
+    assert parts.student is not None
+    grid = parts.student.token_spec.grid
+    for name, teacher in parts.teachers.items():
+        if teacher.token_spec.grid != grid:
+            raise GeometryError(
+                f"the latents of the teacher {name!r} are {teacher.token_spec.grid}, and the student's tokens {grid}; "
+                "put the teacher into a salt_toolkit.teaching.alignment.AlignedTeacher"
+            )
+
+
+@torch.no_grad()
+def _latents(teacher: Teacher, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
+    return teacher(batch).float()

@@ -91,16 +91,17 @@ class DoubledMSE(Objective):
 class MeanRemoved(Objective):
     """Takes out the mean over calibration clips."""
 
-    def __init__(self, calibration_clips):
+    def __init__(self, calibration_clips, dim=5):
         super().__init__()
         self.calibration_clips = calibration_clips
-        self.register_buffer("mean", torch.zeros(5))
-        self.batch_sizes = []
+        self.register_buffer("mean", torch.zeros(dim))
+        self.seen = []
 
-    def calibrate(self, latents):
-        seen = list(latents)
-        self.batch_sizes = [len(batch) for batch in seen]
-        self.mean.copy_(torch.cat(seen).mean((0, 1)))
+    def observe(self, latents):
+        self.seen.append(latents)
+
+    def calibrate(self):
+        self.mean.copy_(torch.cat(self.seen).mean((0, 1)))
 
     def targets(self, latents):
         return latents - self.mean
@@ -113,13 +114,24 @@ def parts(**changes) -> Parts:
     torch.manual_seed(0)
     own = {
         "seed": 3,
-        "teacher": TinyTeacher(),
+        "teachers": {"teacher": TinyTeacher()},
         "student": TinyStudent(),
         "predictor": TinyPredictor(),
         "masker": HalfMasker(),
-        "objective": DoubledMSE(),
+        "objectives": {"teacher": DoubledMSE()},
     }
     return Parts(**{**own, **changes})
+
+
+def two_teachers(**changes) -> Parts:
+    """Of 5 and 3 numbers; the second counts a quarter of the first."""
+    own = {
+        "teachers": {"motion": TinyTeacher(), "type": TinyTeacher(dim=3)},  # "type" is also a method of modules
+        "objectives": {"type": DoubledMSE(), "motion": MeanRemoved(0)},
+        "weights": {"motion": 2.0, "type": 0.5},
+        "predictor": TinyPredictor(teacher_dim=8),
+    }
+    return parts(**{**own, **changes})
 
 
 def batch_of(*clip_ids: str) -> ClipBatch:
@@ -135,7 +147,15 @@ class TestContract(MethodContract):
     clip = ClipSpec(frames=2, size=8)
 
     def parts(self):
-        return parts(objective=MeanRemoved(calibration_clips=4))
+        return parts(objectives={"teacher": MeanRemoved(calibration_clips=4)})
+
+
+class TestContractWithTwoTeachers(MethodContract):
+    plugin, section = "salt_methods", {"use": "masked_latent"}
+    clip = ClipSpec(frames=2, size=8)
+
+    def parts(self):
+        return two_teachers(objectives={"motion": MeanRemoved(4), "type": DoubledMSE()})
 
 
 def method_of(**changes) -> Method:
@@ -146,7 +166,7 @@ def test_the_loss_is_the_one_computed_by_hand():
     method = method_of()
     batch = method.prepare(batch_of("a", "b", "c"), epoch=0, step=0)
     visible, target = batch.tensors["visible"], batch.tensors["target"]
-    latents = method.teacher.project(patches_of(batch))
+    latents = method.teachers[0].project(patches_of(batch))
     squares = []
     for clip in range(3):
         seen = method.student(batch)[clip, visible[clip]]
@@ -180,7 +200,7 @@ def test_a_perfect_predictor_explains_everything():
 
     method = method_of(predictor=Oracle())
     batch = method.prepare(batch_of("a", "b"), epoch=0, step=0)
-    method.predictor.answers = 2 * method.teacher(batch).detach()
+    method.predictor.answers = 2 * method.teachers[0](batch).detach()
     output = method(batch)
     assert output.loss == 0
     assert output.metrics["explained_variance"] == 1
@@ -194,17 +214,17 @@ def test_the_gradient_reaches_student_and_predictor_and_never_the_teacher():
         for parameter in method.owned_modules()[name].parameters():
             assert parameter.grad is not None
             assert parameter.grad.abs().sum() > 0
-    for parameter in method.teacher.parameters():
+    for parameter in method.teachers.parameters():
         assert not parameter.requires_grad
         assert parameter.grad is None
 
 
 def test_the_teacher_stays_in_evaluation_mode():
     method = method_of()
-    assert not method.teacher.training  # also without a call of train()
+    assert not method.teachers[0].training  # also without a call of train()
     method.train()
     assert method.student.training
-    assert not any(module.training for module in method.teacher.modules())
+    assert not any(module.training for module in method.teachers.modules())
     batch = method.prepare(batch_of("a", "b"), epoch=0, step=0)
     assert method(batch).loss == method(batch).loss  # the teacher's dropout would differ
     method.eval()
@@ -215,7 +235,7 @@ def test_the_teacher_is_not_owned():
     method = method_of()
     assert set(method.owned_modules()) == {"student", "predictor", "objective"}
     owned = {id(parameter) for module in method.owned_modules().values() for parameter in module.parameters()}
-    assert owned.isdisjoint(id(parameter) for parameter in method.teacher.parameters())
+    assert owned.isdisjoint(id(parameter) for parameter in method.teachers.parameters())
     assert len(owned) == len([parameter for parameter in method.parameters() if parameter.requires_grad])
 
 
@@ -245,13 +265,14 @@ def test_a_scheduled_mask_ratio_is_read_at_the_step():
 def test_the_objective_is_calibrated_on_as_many_clips_as_it_wants(sizes, expected):
     names = iter("abcdefghi")
     batches = [batch_of(*(next(names) for _ in range(size))) for size in sizes]
-    method = method_of(objective=MeanRemoved(calibration_clips=5))
+    objective = MeanRemoved(calibration_clips=5)
+    method = method_of(objectives={"teacher": objective})
     assert method.calibration_clips == 5
     method.train()
     method.calibrate(iter(batches))
-    assert method.objective.batch_sizes == expected
-    latents = method.teacher(batch_of("a", "b", "c", "d", "e"))
-    assert torch.allclose(method.objective.mean, latents.mean((0, 1)), atol=1e-6)
+    assert [len(batch) for batch in objective.seen] == expected
+    latents = method.teachers[0](batch_of("a", "b", "c", "d", "e"))
+    assert torch.allclose(objective.mean, latents.mean((0, 1)), atol=1e-6)
 
 
 def test_without_calibration_no_batch_is_read():
@@ -274,16 +295,113 @@ def test_latents_and_loss_are_float32_under_autocast():
     assert output.loss.item() == pytest.approx(method(batch).loss.item(), rel=0.05)
 
 
+# Several teachers.
+
+
+def several(**changes) -> Method:
+    return build_masked_latent(MaskedLatentConfig(), parts=two_teachers(**changes))
+
+
+def test_the_loss_of_two_teachers_is_the_one_computed_by_hand():
+    method = several()
+    batch = method.prepare(batch_of("a", "b", "c"), epoch=0, step=0)
+    visible, target = batch.tensors["visible"], batch.tensors["target"]
+    motion, other = (teacher.project(patches_of(batch)) for teacher in method.teachers)
+    first, second = [], []
+    for clip in range(3):
+        seen = method.student(batch)[clip, visible[clip]]
+        for index in target[clip]:
+            predicted = method.predictor.project(seen.mean(0) + method.predictor.query[index])
+            first.append((predicted[:5] - motion[clip, index]).abs())
+            second.append((predicted[5:] - 2 * other[clip, index]).square())
+    losses = [torch.stack(each).mean().item() for each in (first, second)]
+    output = method(batch)
+    assert output.loss.item() == pytest.approx((2.0 * losses[0] + 0.5 * losses[1]) / 2.5, rel=1e-5)
+    assert output.metrics["motion/loss"].item() == pytest.approx(losses[0], rel=1e-5)
+    assert output.metrics["type/loss"].item() == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_metrics_of_two_teachers_have_their_names_and_their_weighted_mean():
+    method = several()
+    output = method(method.prepare(batch_of("a", "b"), epoch=0, step=0))
+    kinds = ("explained_variance", "cosine")
+    assert set(output.metrics) == {
+        *kinds,
+        *(f"{name}/{kind}" for name in ("motion", "type") for kind in ("loss", *kinds)),
+    }
+    for kind in kinds:
+        values = [output.metrics[f"{name}/{kind}"].item() for name in ("motion", "type")]
+        assert values[0] != values[1]
+        assert output.metrics[kind].item() == pytest.approx((2.0 * values[0] + 0.5 * values[1]) / 2.5, rel=1e-5)
+    assert all(value.shape == () and not value.requires_grad for value in output.metrics.values())
+
+
+def test_each_teacher_has_its_own_part_of_the_head():
+    """What one teacher's loss teaches the last layer leaves the other's rows alone."""
+    method = several()
+    batch = method.prepare(batch_of("a", "b"), epoch=0, step=0)
+    weight = method.predictor.project.weight
+    whole = torch.autograd.grad(method(batch).loss, weight)[0]
+    for name, rows, share in (("motion", slice(0, 5), 0.8), ("type", slice(5, 8), 0.2)):
+        number = method.names.index(name)
+        teacher, objective = method.teachers[number], method.objectives[number]
+        alone = method_of(
+            teachers={name: teacher},
+            objectives={name: objective},
+            student=method.student,
+            predictor=_Rows(method.predictor, rows),
+        )
+        gradient = torch.autograd.grad(alone(batch).loss, weight)[0]
+        torch.testing.assert_close(whole[rows], share * gradient[rows])
+
+
+class _Rows(Predictor):
+    """Some of a predictor's numbers."""
+
+    def __init__(self, predictor, rows):
+        super().__init__()
+        self.predictor, self.rows = predictor, rows
+
+    def forward(self, tokens, mask):
+        return self.predictor(tokens, mask)[..., self.rows]
+
+
+def test_states_are_saved_by_the_teachers_names():
+    method = several()
+    assert list(method.owned_modules()) == ["student", "predictor", "objective.motion", "objective.type"]
+    assert method.owned_modules()["objective.motion"] is method.objectives[0]
+    assert isinstance(method.objectives[0], MeanRemoved)  # whatever the order in which objectives are given
+
+
+def test_one_pass_calibrates_every_objective_that_wants_it():
+    names = iter("abcdefghijkl")
+    batches = [batch_of(*(next(names) for _ in range(2))) for _ in range(6)]
+    objectives = {"many": MeanRemoved(7), "few": MeanRemoved(3), "none": DoubledMSE()}
+    teachers = {name: TinyTeacher() for name in objectives}
+    method = several(teachers=teachers, objectives=objectives, weights={}, predictor=TinyPredictor(teacher_dim=15))
+    assert method.calibration_clips == 7
+    calls = []
+    for name, teacher in teachers.items():
+        teacher.register_forward_hook(lambda *_, name=name: calls.append(name))
+    read = iter(batches)
+    method.calibrate(read)
+    assert [calls.count(name) for name in teachers] == [4, 2, 0]
+    assert len(list(read)) == 2  # no batch was read beyond the last that was needed
+    for name, clip_ids in (("many", "abcdefg"), ("few", "abc")):
+        expected = teachers[name](batch_of(*clip_ids)).mean((0, 1))
+        torch.testing.assert_close(objectives[name].mean, expected)
+
+
 def test_missing_parts_are_named_all_at_once():
     with pytest.raises(RecipeError) as caught:
-        method_of(teacher=None, masker=None)
+        method_of(teachers={}, masker=None)
     assert [problem.key for problem in caught.value.problems] == ["teacher", "masker"]
     assert "method masked_latent needs a [masker] section, found none" in str(caught.value)
 
 
 def test_different_grids_are_refused():
-    with pytest.raises(GeometryError, match="into 4 x 2 x 2 = 16 tokens, and the student into 2 x 2 x 2 = 8 tokens"):
-        method_of(teacher=TinyTeacher(grid=Grid(4, 2, 2)))
+    with pytest.raises(GeometryError, match="'other' are 4 x 2 x 2 = 16 tokens, and the student's tokens 2 x 2 x 2"):
+        method_of(teachers={"other": TinyTeacher(grid=Grid(4, 2, 2))}, objectives={"other": DoubledMSE()})
 
 
 def test_one_graph_serves_every_batch():
@@ -296,10 +414,11 @@ def test_one_graph_serves_every_batch():
     assert result.stdout.strip() == "same losses"
 
 
-def compile_and_compare() -> None:
+def compile_and_compare(method: Method) -> None:
     """Run as a script: the compiled method's losses, gradients and metrics equal the plain one's."""
+    torch._dynamo.reset()
     torch._dynamo.config.error_on_recompile = True
-    method = method_of().train()
+    method = method.train()
     compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
     for step, names in enumerate((("a", "b"), ("c", "d"), ("e", "f"))):
         batch = method.prepare(batch_of(*names), epoch=step, step=step)
@@ -311,8 +430,9 @@ def compile_and_compare() -> None:
             gradients = [parameter.grad for parameter in method.student.parameters()]
             results.append([output.loss, *output.metrics.values(), *gradients])
         torch.testing.assert_close(results[0], results[1])
-    sys.stdout.write("same losses\n")
 
 
 if __name__ == "__main__":
-    compile_and_compare()
+    compile_and_compare(method_of())
+    compile_and_compare(several())
+    sys.stdout.write("same losses\n")

@@ -19,3 +19,11 @@ class TestSmoothL1(ObjectiveContract):
 
 class TestCosine(ObjectiveContract):
     plugin, section = "salt_objectives", {"use": "cosine", "target_norm": "position", "calibration_clips": 8}
+
+
+class TestPhiS(ObjectiveContract):
+    plugin, section = "salt_objectives", {"use": "mse", "target_norm": "phi_s", "calibration_clips": 8}
+
+
+class TestRunning(ObjectiveContract):
+    plugin, section = "salt_objectives", {"use": "l1", "target_norm": "channel", "statistics": "running"}

@@ -23,6 +23,12 @@ def objective(target_norm: str = "none", **settings) -> Objective:
     return build_mse(LatentLossConfig(target_norm=target_norm, **settings), teacher=TEACHER)
 
 
+def calibrate(standard: Objective, batches) -> None:
+    for batch in batches:
+        standard.observe(batch)
+    standard.calibrate()
+
+
 def latents(num_clips: int, seed: int = 0) -> torch.Tensor:
     """Channels of very different means and spreads, as in real teachers."""
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +100,7 @@ def test_statistics_are_numpys_whatever_the_batches(target_norm, axes, batch_siz
     raw = latents(40)
     standard = objective(target_norm, calibration_clips=40)
     assert standard.calibration_clips == 40
-    standard.calibrate(iter(raw.split(batch_sizes)))
+    calibrate(standard, raw.split(batch_sizes))
     array = raw.double().numpy()
     expected = (array - array.mean(axes)) / array.std(axes)
     # float32 holds 100 +- 0.01 to about 1e-5 of the 0.01.
@@ -109,7 +115,7 @@ def test_the_spread_of_latents_far_from_zero_is_kept():
     generator = torch.Generator().manual_seed(0)
     raw = 1000 + 0.01 * torch.randn(64, 12, 5, generator=generator, dtype=torch.float64)
     standard = objective("channel", calibration_clips=64)
-    standard.calibrate(raw.split(8))
+    calibrate(standard, raw.split(8))
     np.testing.assert_allclose(standard.state_dict()["normalization.std"].numpy(), 0.01, rtol=0.1)
 
 
@@ -118,7 +124,7 @@ def test_a_channel_that_never_varies_does_not_blow_up(target_norm):
     raw = latents(40)
     raw[..., 1] = 0.1  # not exact in binary, so mean and value may differ by a rounding error
     standard = objective(target_norm, calibration_clips=40)
-    standard.calibrate([raw])
+    calibrate(standard, [raw])
     assert standard.targets(raw)[..., 1].abs().max() < 1e-3
     later = raw.clone()
     later[..., 1] += 0.01
@@ -128,7 +134,7 @@ def test_a_channel_that_never_varies_does_not_blow_up(target_norm):
 def test_statistics_travel_in_the_state():
     raw = latents(40)
     first, second = objective("position", calibration_clips=40), objective("position", calibration_clips=40)
-    first.calibrate([raw])
+    calibrate(first, [raw])
     second.load_state_dict(first.state_dict())
     assert torch.equal(first.targets(raw), second.targets(raw))
     owner = torch.nn.ModuleDict({"objective": objective("position", calibration_clips=40)})
@@ -136,13 +142,14 @@ def test_statistics_travel_in_the_state():
     assert torch.equal(first.targets(raw), owner["objective"].targets(raw))
 
 
-@pytest.mark.parametrize("target_norm", ["channel", "position"])
+@pytest.mark.parametrize("target_norm", ["channel", "position", "phi_s"])
 def test_use_before_calibration_is_an_error(target_norm):
-    fresh, loaded = objective(target_norm), objective(target_norm)
+    teacher = TokenSpec(Grid(2, 3, 2), 4)
+    fresh, loaded = (build_mse(LatentLossConfig(target_norm=target_norm), teacher=teacher) for _ in range(2))
     loaded.load_state_dict(fresh.state_dict())
     for standard in (fresh, loaded):
         with pytest.raises(RunError, match="before its statistics were taken"):
-            standard.targets(latents(2))
+            standard.targets(latents(2)[..., :4])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,7 @@ def test_use_before_calibration_is_an_error(target_norm):
 def test_latents_that_cannot_be_standardized_are_refused(batches, sentence):
     standard = objective("position", calibration_clips=4)
     with pytest.raises(RunError, match=sentence):
-        standard.calibrate(batches)
+        calibrate(standard, batches)
     with pytest.raises(RunError, match="before its statistics were taken"):
         standard.targets(latents(2))
 
@@ -170,6 +177,20 @@ def test_calibration_clips_without_effect_are_refused(target_norm):
         LatentLossConfig(target_norm=target_norm, calibration_clips=512)
     config = LatentLossConfig(target_norm=target_norm)
     assert LatentLossConfig(**config.model_dump()) == config
+
+
+@pytest.mark.parametrize("target_norm", ["none", "layer", "phi_s"])
+def test_running_statistics_where_there_are_none_are_refused(target_norm):
+    with pytest.raises(ValidationError, match=f"'running' does not work with target_norm = '{target_norm}'"):
+        LatentLossConfig(target_norm=target_norm, statistics="running")
+
+
+def test_running_statistics_want_no_calibration_clips():
+    config = LatentLossConfig(target_norm="channel", statistics="running")
+    assert build_mse(config, teacher=TEACHER).calibration_clips == 0
+    assert LatentLossConfig(**config.model_dump()) == config
+    with pytest.raises(ValidationError, match="calibration_clips = 512 has no effect with statistics = 'running'"):
+        LatentLossConfig(target_norm="channel", statistics="running", calibration_clips=512)
 
 
 def test_beta_must_be_positive():
@@ -188,20 +209,23 @@ def test_targets_and_loss_compile_into_one_graph():
 
 
 def compile_and_compare() -> None:
-    """Run as a script: compiled and plain objectives give equal losses."""
+    """Run as a script: compiled and plain objectives give equal losses and statistics."""
     torch._dynamo.config.error_on_recompile = True
-    for target_norm in ("none", "layer", "channel", "position"):
+    calibrated = [{"target_norm": name} for name in ("none", "layer", "channel", "position", "phi_s")]
+    running = [{"target_norm": name, "statistics": "running"} for name in ("channel", "position")]
+    for settings in calibrated + running:
         torch._dynamo.reset()
-        standard = objective(target_norm)
-        standard.calibrate([latents(8)])
-
-        def loss_of(raw: torch.Tensor, predicted: torch.Tensor, standard: Objective = standard) -> torch.Tensor:
-            return standard(predicted, standard.targets(raw))
-
-        compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
-        for seed in range(2):
-            raw, predicted = latents(4, seed), torch.zeros(4, 12, 5)
-            torch.testing.assert_close(compiled(raw, predicted), loss_of(raw, predicted))
+        teacher = TokenSpec(Grid(2, 3, 2), 4)
+        pair = [build_mse(LatentLossConfig(**settings), teacher=teacher).train() for _ in range(2)]
+        if pair[0].calibration_clips:
+            calibrate(pair[0], [latents(8)[..., :4]])
+            pair[1].load_state_dict(pair[0].state_dict())
+        steps = [lambda raw, predicted, one=one: one(predicted, one.targets(raw)) for one in pair]
+        steps[0] = torch.compile(steps[0], fullgraph=True, backend="aot_eager")
+        for seed in range(3):
+            raw, predicted = latents(4, seed)[..., :4], torch.zeros(4, 12, 4)
+            torch.testing.assert_close(*(step(raw, predicted) for step in steps))
+        torch.testing.assert_close(*(one.state_dict() for one in pair))
     sys.stdout.write("same losses\n")
 
 

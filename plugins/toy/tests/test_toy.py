@@ -44,4 +44,4 @@ class TestMethod(testing.MethodContract):
         teacher = salt_toy.build_projection(ProjectionConfig(), clip=self.clip)
         student = salt_toy.build_mixer(MixerConfig(), clip=self.clip)
         objective = salt_toy.build_log_cosh(LogCoshConfig(), teacher=teacher.token_spec)
-        return Parts(seed=0, teacher=teacher, student=student, objective=objective)
+        return Parts(seed=0, teachers={"one": teacher}, objectives={"one": objective}, student=student)
