@@ -1,5 +1,7 @@
 """The demo over several seeds: how good each encoder is, and how far the student's lead varies.
 
+Seeds count from 1: the demo's settings were chosen on seed 0.
+
 python benchmarks/demo_seeds.py [folder] [seeds]
 """
 
@@ -16,7 +18,7 @@ from salt_toolkit.demo.story import run_demo
 def main(folder: Path, num_seeds: int) -> None:
     """Runs the demo for each seed (or reads what an earlier call finished), and prints a table."""
     summaries = []
-    for seed in range(num_seeds):
+    for seed in range(1, num_seeds + 1):
         directory = folder / f"seed{seed}"
         if not (directory / "summary.json").exists():
             run_demo(directory, Path("recipes"), seed=seed)

@@ -32,7 +32,7 @@ RECIPE = """
 [run]
 name = "bench"
 [clip]
-frames = 16
+frames = 8
 stride = 1
 size = 64
 [dataset]

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 
 from salt_toolkit.demo.data import write_demo_data
-from salt_toolkit.demo.motion import LABELS, NUM_FRAMES, SIZE, draw_motion
+from salt_toolkit.demo.motion import DIRECTIONS, FADE, LABELS, NUM_FRAMES, SIZE, _strength, draw_motion
 from salt_toolkit.demo.story import run_demo
 from salt_toolkit.errors import DataError
 from salt_toolkit.seeding import generator_for
@@ -26,8 +26,12 @@ def clips_of(split, num_clips):
 
 
 def test_no_single_frame_gives_the_label_away():
-    (train, labels), (held_out, truth) = clips_of("train", 1200), clips_of("validation", 600)
-    chance = 1 / len(LABELS)
+    (train, labels), (held_out, truth) = clips_of("train", 1500), clips_of("validation", 750)
+    (train, labels), (held_out, truth) = (
+        (clips[which < len(DIRECTIONS)], which[which < len(DIRECTIONS)])
+        for clips, which in ((train, labels), (held_out, truth))
+    )
+    chance = 1 / len(DIRECTIONS)
     for frame in (0, NUM_FRAMES // 2, NUM_FRAMES - 1):
         probe = RidgeClassifier(alpha=100.0).fit(train[:, frame, ::2, ::2].reshape(len(train), -1) / 255, labels)
         score = probe.score(held_out[:, frame, ::2, ::2].reshape(len(held_out), -1) / 255, truth)
@@ -35,8 +39,37 @@ def test_no_single_frame_gives_the_label_away():
         assert score < chance + 4 * np.sqrt(chance * (1 - chance) / len(truth))
 
 
+def ink_of(clip):
+    """How far each pixel is from the background: a corner-to-corner median of every frame."""
+    return np.abs(clip.astype(float) - np.median(clip, axis=(1, 2), keepdims=True)).sum(axis=-1)
+
+
+def draw(label, number=0):
+    return draw_motion(generator_for(0, "demo", "train", number), label=LABELS.index(label), split="train")
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_growing_and_shrinking_are_one_film_forwards_and_backwards(number):
+    np.testing.assert_array_equal(draw("approach", number), draw("recede", number)[::-1])
+    area = (ink_of(draw("approach", number)) > 60).sum(axis=(1, 2))
+    assert area[-1] > 1.5 * area[0]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_digits_appear_and_vanish_once_and_wholly(number):
+    for label, order in (("appear", 1), ("vanish", -1)):
+        ink = ink_of(draw(label, number)).sum(axis=(1, 2))[::order]
+        assert ink[0] == 0 < ink[-1]
+        assert (np.diff(ink) >= -0.01 * ink[-1]).all()
+    # Whatever a vanishing digit looks like, an appearing one looks like it too, in a frame elsewhere.
+    shown = [_strength(begin, "appear").tolist() for begin in range(1, NUM_FRAMES - FADE + 1)]
+    hidden = [_strength(begin, "vanish")[::-1].tolist() for begin in range(1, NUM_FRAMES - FADE + 1)]
+    np.testing.assert_allclose(sorted(shown), sorted(hidden))
+
+
 def test_the_digit_moves_as_its_label_says():
-    clips, labels = clips_of("train", 64)
+    clips, labels = clips_of("train", 96)
+    clips, labels = clips[labels < len(DIRECTIONS)], labels[labels < len(DIRECTIONS)]
     for clip, label in zip(clips.astype(float), labels, strict=True):
         digit = np.abs(clip - np.median(clip, axis=(1, 2), keepdims=True)).sum(axis=-1)
         # The centre on a torus, from the phase of the first harmonic.

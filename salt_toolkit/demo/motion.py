@@ -16,8 +16,11 @@ from sklearn.datasets import load_digits
 
 from salt_toolkit.seeding import generator_for
 
-LABELS = ("right", "up_right", "up", "up_left", "left", "down_left", "down", "down_right")
+DIRECTIONS = ("right", "up_right", "up", "up_left", "left", "down_left", "down", "down_right")
 """Directions of motion, anticlockwise in steps of 45 degrees."""
+
+LABELS = (*DIRECTIONS, "approach", "recede", "appear", "vanish")
+"""What a digit does: it moves across the picture, grows, shrinks, fades in, or fades out."""
 
 SIZE = 32
 """Height and width of a video, in pixels."""
@@ -32,6 +35,12 @@ SPEED = (1.5, 3.0)
 
 MAGNIFICATION = (2.4, 3.2)
 """Least and largest size of a digit's pixel (a digit has 8x8), in a video's pixels."""
+
+GROWTH = 1.6
+"""How many times larger an approaching digit is in the last frame than in the first; in between, as steadily."""
+
+FADE = 3
+"""Frames in which a digit appears or vanishes; they lie anywhere in the video."""
 
 BACKGROUND = (0.35, 0.65)
 """Range of each of a background's colour channels, where 1 is full."""
@@ -87,28 +96,51 @@ def write_motion_videos(
 def draw_motion(
     generator: np.random.Generator, *, label: int, split: str
 ) -> UInt8[np.ndarray, "frames height width channels"]:
-    """Draws one video: a digit that moves at a steady speed over a plain background.
+    """Draws one video: a digit that moves, grows, shrinks, appears or vanishes, over a plain background.
 
-    What leaves at one edge comes back at the other. So the digit is equally likely everywhere in every
-    frame, and no single frame says anything about the label.
+    What leaves at one edge comes back at the other, so the digit is equally likely everywhere in every
+    frame. A frame out of its video says nothing of a direction, and cannot tell growing from shrinking,
+    or appearing from vanishing: each is the other played backwards.
 
     Args:
-        generator: Draws digit, colours, magnification, speed and first place.
+        generator: Draws digit, colours, magnification, speed, first place, and when it appears or vanishes.
         label: Index into `LABELS`.
         split: Whose digits to show, ``train`` or ``validation``.
     """
     digits = _digits(split)
     digit = digits[generator.integers(len(digits))]
     background, colour = _draw_colours(generator)
-    magnification = generator.uniform(*MAGNIFICATION)
-    angle = label * math.tau / len(LABELS)
-    velocity = generator.uniform(*SPEED) * np.array([-math.sin(angle), math.cos(angle)])
+    velocity = _velocity(generator.uniform(*SPEED), LABELS[label])
+    magnification = generator.uniform(*MAGNIFICATION) * _growth(LABELS[label])
+    strength = _strength(int(generator.integers(1, NUM_FRAMES - FADE + 1)), LABELS[label])
     start = generator.uniform(0, SIZE, 2)
     frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     for frame in range(NUM_FRAMES):
-        cover = _place(digit, start + frame * velocity, magnification)[..., None]
+        cover = strength[frame] * _place(digit, start + frame * velocity, magnification[frame])[..., None]
         frames[frame] = np.rint(255 * (cover * colour + (1 - cover) * background))
     return frames
+
+
+def _velocity(speed: float, motion: str) -> Float[np.ndarray, " 2"]:
+    """Rows and columns a frame; a digit that does not cross the picture stands still."""
+    if motion not in DIRECTIONS:
+        return np.zeros(2)
+    angle = DIRECTIONS.index(motion) * math.tau / len(DIRECTIONS)
+    return speed * np.array([-math.sin(angle), math.cos(angle)])
+
+
+def _growth(motion: str) -> Float[np.ndarray, " frames"]:
+    """Size in each frame, over the middle's."""
+    sign = {"approach": 1, "recede": -1}.get(motion, 0)
+    return GROWTH ** (sign * np.linspace(-0.5, 0.5, NUM_FRAMES))
+
+
+def _strength(begin: int, motion: str) -> Float[np.ndarray, " frames"]:
+    """How opaque the digit is in each frame, 0 to 1."""
+    if motion not in ("appear", "vanish"):
+        return np.ones(NUM_FRAMES)
+    shown = np.clip((np.arange(NUM_FRAMES) - begin + 1) / FADE, 0, 1)
+    return shown if motion == "appear" else 1 - shown
 
 
 @cache
