@@ -9,14 +9,17 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from salt_toolkit.contracts import ClipBatch, Dataset, Sample
+from salt_toolkit.data.memory import BatchMemory, MemoryRing, Slot
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.errors import BadClip, DataError
@@ -34,6 +37,15 @@ def collate(samples: Sequence[Sample]) -> ClipBatch:
         tensors={name: torch.stack([sample.tensors[name] for sample in samples]) for name in samples[0].tensors},
         labels=None if None in labels else tuple(label for label in labels if label is not None),
     )
+
+
+@runtime_checkable
+class DirectDataset(Dataset, Protocol):
+    """A dataset that reads straight into a batch's memory."""
+
+    def read_into(self, index: int, view: int, rows: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Sample:
+        """Like ``read``; the sample's tensors are those that ``rows`` gives for tensors of their shapes."""
+        ...
 
 
 class RamCache:
@@ -78,38 +90,63 @@ class ClipReader:
 
     def __init__(self, dataset: Dataset, quarantine: Quarantine, clip: ClipSpec, seed: int) -> None:
         self.dataset = dataset
+        self.direct = dataset if isinstance(dataset, DirectDataset) else None
         self.quarantine = quarantine
         self.views = clip.views
         self.seed = seed
 
-    def read(self, index: int, epoch: int) -> Sample:
-        """Reads a clip's view of an epoch.
+    def read_into(self, index: int, epoch: int, slot: Slot) -> Sample:
+        """Reads a clip's view of an epoch into its place in a batch's memory.
 
         Raises:
-            DataError: Too many clips are bad, or all of them.
+            DataError: Too many clips are bad, or all of them; or samples differ in shape.
         """
-        sample = self._try(index, epoch)
-        return sample if sample is not None else self._replacement(index, epoch)
+        sample = self._try(index, epoch, slot)
+        return sample if sample is not None else self._replacement(index, epoch, slot)
 
-    def _try(self, index: int, epoch: int) -> Sample | None:
+    def _try(self, index: int, epoch: int, slot: Slot) -> Sample | None:
         clip_id = self.dataset.clip_ids[index]
         if clip_id in self.quarantine:
             return None
         self.quarantine.count_read()
+        view = epoch % self.views
         try:
-            return self.dataset.read(index, epoch % self.views)
+            if self.direct is not None:
+                return self.direct.read_into(index, view, slot.rows)
+            sample = self.dataset.read(index, view)
         except BadClip as bad:
             self.quarantine.record(clip_id, bad)
             return None
+        rows = slot.rows(sample.tensors)
+        for name, tensor in sample.tensors.items():
+            rows[name].copy_(tensor)
+        return replace(sample, tensors=rows)
 
-    def _replacement(self, index: int, epoch: int) -> Sample:
+    def _replacement(self, index: int, epoch: int, slot: Slot) -> Sample:
         """The first good clip of an order that depends on the bad clip alone, not on who asks when."""
         generator = generator_for(self.seed, "replacement", epoch, self.dataset.clip_ids[index])
         for other in generator.permutation(len(self.dataset.clip_ids)):
-            sample = self._try(int(other), epoch)
+            sample = self._try(int(other), epoch, slot)
             if sample is not None:
                 return sample
         raise DataError(f"none of the dataset's {len(self.dataset.clip_ids)} clips can be read")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A batch whose samples are being read into its memory."""
+
+    place: Place
+    memory: BatchMemory
+    samples: list[Future[Sample]]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A batch that is whole, and the memory that it lies in."""
+
+    batch: ClipBatch
+    memory: BatchMemory
 
 
 @dataclass(frozen=True)
@@ -121,6 +158,8 @@ class _Failure:
 
 class BatchLoader:
     """An iterator over batches ``start`` to ``end`` of a run, read ahead; use it in a ``with`` block.
+
+    A batch's memory is used again: the batch is valid until the next one is asked for.
 
     Args:
         reader: Reads single clips.
@@ -150,7 +189,9 @@ class BatchLoader:
         self._prefetch = prefetch
         self._prepare = prepare
         self._pin_memory = pin_memory
-        self._ready: queue.Queue[ClipBatch | _Failure | None] = queue.Queue(maxsize=prefetch)
+        # Those being read, those that wait, the one being handed over, and the consumer's.
+        self._ring = MemoryRing(2 * prefetch + 2, order.batch_size, pin=pin_memory)
+        self._ready: queue.Queue[_Ready | _Failure | None] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="salt-read")
         self._assembler = threading.Thread(target=self._assemble_all, name="salt-assemble", daemon=True)
@@ -170,30 +211,51 @@ class BatchLoader:
         while (ready := self._ready.get()) is not None:
             if isinstance(ready, _Failure):
                 raise ready.error
-            yield ready
+            yield ready.batch
+            self._ring.give_back(ready.memory)
 
     def _assemble_all(self) -> None:
         try:
-            pending: deque[tuple[Place, list[Future[Sample]]]] = deque()
+            pending: deque[_Reading] = deque()
             for place in self._places:
-                pending.append((place, [self._pool.submit(self._reader.read, i, place.epoch) for i in place.indices]))
+                memory = self._ring.take(self._stopped)
+                if memory is None:
+                    return
+                pending.append(_Reading(place, memory, self._read(place, memory)))
                 # One batch is being read beyond those that wait, so that the threads never idle.
-                if len(pending) > self._prefetch and not self._hand_over(*pending.popleft()):
+                if len(pending) > self._prefetch and not self._hand_over(pending.popleft()):
                     return
             while pending:
-                if not self._hand_over(*pending.popleft()):
+                if not self._hand_over(pending.popleft()):
                     return
             self._put(None)
         except BaseException as error:
             self._put(_Failure(error))
 
-    def _hand_over(self, place: Place, reads: list[Future[Sample]]) -> bool:
-        batch = self._prepare(collate([read.result() for read in reads]), place)
-        if self._pin_memory:
-            batch = batch.with_tensors(**{name: tensor.pin_memory() for name, tensor in batch.tensors.items()})
-        return self._put(batch)
+    def _read(self, place: Place, memory: BatchMemory) -> list[Future[Sample]]:
+        return [
+            self._pool.submit(self._reader.read_into, index, place.epoch, Slot(memory, row))
+            for row, index in enumerate(place.indices)
+        ]
 
-    def _put(self, item: ClipBatch | _Failure | None) -> bool:
+    def _hand_over(self, reading: _Reading) -> bool:
+        samples = [read.result() for read in reading.samples]
+        names = set(samples[0].tensors)
+        if any(set(sample.tensors) != names for sample in samples):
+            raise DataError(f"the samples {[sample.clip_id for sample in samples]} have not the same tensors")
+        labels = [sample.label for sample in samples]
+        batch = ClipBatch(
+            clip_ids=tuple(sample.clip_id for sample in samples),
+            tensors={name: reading.memory.tensors[name] for name in samples[0].tensors},
+            labels=None if None in labels else tuple(label for label in labels if label is not None),
+        )
+        prepared = self._prepare(batch, reading.place)
+        if self._pin_memory:
+            added = {name: tensor for name, tensor in prepared.tensors.items() if not tensor.is_pinned()}
+            prepared = prepared.with_tensors(**{name: tensor.pin_memory() for name, tensor in added.items()})
+        return self._put(_Ready(prepared, reading.memory))
+
+    def _put(self, item: _Ready | _Failure | None) -> bool:
         """Puts an item into the queue; False when the consumer has gone."""
         while not self._stopped.is_set():
             try:

@@ -1,0 +1,111 @@
+"""Memory of batches, taken once and used again and again.
+
+A fresh batch costs more than what is written into it: the system clears every page first, and
+page-locked memory is slower still to get. So a few batches' memory goes round.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from salt_toolkit.errors import DataError
+
+
+class BatchMemory:
+    """The tensors of one batch, made when the first sample shows their shapes.
+
+    Args:
+        size: Samples in a batch.
+        pin: Whether the memory is page-locked, for fast copies to a GPU.
+    """
+
+    def __init__(self, size: int, *, pin: bool) -> None:
+        self.size = size
+        self.pin = pin
+        self.tensors: dict[str, Tensor] = {}
+        self._lock = threading.Lock()
+        self._copied: torch.cuda.Event | None = None
+
+    def rows(self, place: int, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One sample's part of every tensor.
+
+        Args:
+            place: The sample's place in the batch.
+            like: Tensors of the shapes and types wanted.
+
+        Raises:
+            DataError: They differ from earlier samples'.
+        """
+        with self._lock:
+            for name, tensor in like.items():
+                found = self.tensors.get(name)
+                if found is None:
+                    shape = (self.size, *tensor.shape)
+                    self.tensors[name] = torch.empty(shape, dtype=tensor.dtype, pin_memory=self.pin)
+                elif (found.shape[1:], found.dtype) != (tensor.shape, tensor.dtype):
+                    raise DataError(
+                        f"a sample's {name!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, and other samples' is "
+                        f"{found.dtype} of {tuple(found.shape[1:])}; the samples of a data set must be alike"
+                    )
+        return {name: self.tensors[name][place] for name in like}
+
+    def note_use(self) -> None:
+        """Remembers that copies to the GPU may still be reading; `wait` waits for them."""
+        if self.pin:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def wait(self) -> None:
+        """Waits until nothing reads from the memory any more."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One sample's place in a batch's memory."""
+
+    memory: BatchMemory
+    place: int
+
+    def rows(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sample's part of the batch's tensors; see `BatchMemory.rows`."""
+        return self.memory.rows(self.place, like)
+
+
+class MemoryRing:
+    """Memory for a few batches at once.
+
+    Args:
+        count: How many.
+        size: Samples in a batch.
+        pin: Whether the memory is page-locked.
+    """
+
+    def __init__(self, count: int, size: int, *, pin: bool) -> None:
+        self._free: queue.SimpleQueue[BatchMemory] = queue.SimpleQueue()
+        for _ in range(count):
+            self._free.put(BatchMemory(size, pin=pin))
+
+    def take(self, stopped: threading.Event) -> BatchMemory | None:
+        """Memory that nobody uses; None when ``stopped`` is set while waiting for it."""
+        while not stopped.is_set():
+            try:
+                memory = self._free.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            memory.wait()
+            return memory
+        return None
+
+    def give_back(self, memory: BatchMemory) -> None:
+        """Lets a batch's memory be written again."""
+        memory.note_use()
+        self._free.put(memory)
