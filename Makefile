@@ -38,6 +38,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/clip_loading.py
+	$(BIN)/python benchmarks/teachers.py
 
 check: lint type test
 

@@ -20,8 +20,8 @@ class ModelCard:
 
     @property
     def non_commercial(self) -> bool:
-        """Whether the licence forbids commercial use."""
-        return "-nc" in self.licence.lower()
+        """Whether the licence forbids commercial use, by the names that such licences have."""
+        return any(word in self.licence.lower() for word in ("-nc", "noncommercial", "non-commercial", "amlr"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from salt_toolkit.cache.cli import cache_app
 from salt_toolkit.errors import SaltError
 
 app = typer.Typer(
@@ -109,12 +110,27 @@ def plugins(
 
 
 @app.command()
+def teachers(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Lists the published checkpoints that can teach: sizes, grids, licences, labels."""
+    from salt_toolkit.registry import discover
+    from salt_toolkit.report.teacher_text import render_teachers, teacher_rows
+
+    rows = teacher_rows(discover())
+    typer.echo(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else render_teachers(rows))
+
+
+@app.command()
 def schema() -> None:
     """Prints the JSON Schema of recipes, for editors."""
     from salt_toolkit.recipe import recipe_schema
     from salt_toolkit.registry import discover
 
     typer.echo(json.dumps(recipe_schema(discover()), indent=2, ensure_ascii=False))
+
+
+app.add_typer(cache_app, name="cache")
 
 
 @app.command(name="demo-data")

@@ -100,13 +100,26 @@ class MaskerConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Base of datasets' configs; ``split`` lets one recipe train on one part and be judged on another."""
+    """Base of datasets' configs; ``split`` lets one recipe train on one part and be judged on another.
+
+    Attributes:
+        seed_makes_clips: Whether the run's seed decides more than the choice of views; False for stored videos.
+    """
+
+    seed_makes_clips: ClassVar[bool] = True
 
     split: str = Field("train", description="Which part of the data set to read.")
 
     def num_clips(self) -> int | None:
         """How many clips the split holds, without opening a video; None when that is unknown here."""
         return None
+
+    def identity(self) -> Mapping[str, Any]:
+        """Plain values that, with ids and split, decide the clips; by default, every setting.
+
+        A config whose settings name files or machines leaves those out, so that a cache may move.
+        """
+        return self.model_dump(mode="json", exclude={"split"})
 
 
 class ScheduleConfig(Config):
@@ -115,6 +128,16 @@ class ScheduleConfig(Config):
 
 class ObjectiveConfig(Config):
     """Base of objectives' configs."""
+
+    def check(self, teacher: TokenSpec) -> None:
+        """Refuses latents that the objective cannot work on, by arithmetic.
+
+        Args:
+            teacher: The latents, on the student's grid.
+
+        Raises:
+            GeometryError: It cannot work on latents of this grid and width.
+        """
 
 
 class MethodConfig(Config):

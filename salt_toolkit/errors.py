@@ -56,6 +56,10 @@ class DataError(SaltError):
     """A data set as a whole that cannot be used, such as one with too many bad clips."""
 
 
+class CacheError(SaltError):
+    """A latent cache that is damaged, unfinished, of another teacher, or no cache at all."""
+
+
 class RunError(SaltError):
     """A run directory that cannot be started, resumed or read."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from salt_toolkit.errors import GeometryError
@@ -23,8 +23,8 @@ def gather_tokens(
 
 
 def cut_tubelets(
-    clip: UInt8[Tensor, "batch channels frames height width"], *, tubelet: int, patch: int
-) -> UInt8[Tensor, "batch token channels tubelet_frames patch_height patch_width"]:
+    clip: Shaped[Tensor, "batch channels frames height width"], *, tubelet: int, patch: int
+) -> Shaped[Tensor, "batch token channels tubelet_frames patch_height patch_width"]:
     """Cuts clips into one cuboid of pixels for each token, time-major."""
     batch, channels, frames, height, width = clip.shape
     grid = (frames // tubelet, height // patch, width // patch)

@@ -179,8 +179,8 @@ class Negative(LogCosh):
 class Forgetful(LogCosh):
     calibration_clips = 4
 
-    def calibrate(self, latents):
-        self.mean = torch.cat(list(latents)).mean()
+    def observe(self, latents):
+        self.mean = latents.mean()
 
     def targets(self, latents):
         return latents - getattr(self, "mean", 0)
@@ -269,7 +269,7 @@ class DenseKit(testing.MethodContract):
         teacher = salt_toy.build_projection(ProjectionConfig(), clip=self.clip)
         student = salt_toy.build_mixer(MixerConfig(), clip=self.clip)
         objective = salt_toy.build_log_cosh(LogCoshConfig(), teacher=teacher.token_spec)
-        return Parts(seed=0, teacher=teacher, student=student, objective=objective)
+        return Parts(seed=0, teachers={"one": teacher}, objectives={"one": objective}, student=student)
 
 
 class Headless(Dense):

@@ -19,9 +19,10 @@ import typer
 from pydantic import BaseModel
 
 from salt_toolkit import component, contracts, geometry, hookspecs
+from salt_toolkit.cache.cli import FILL
 from salt_toolkit.cli import app
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.recipe.load import CORE_SECTIONS
+from salt_toolkit.recipe.load import CORE_SECTIONS, OPTIONAL_SECTIONS
 from salt_toolkit.registry import Registry
 from salt_toolkit.train.start import FREE_KEYS
 
@@ -32,6 +33,9 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 MANUAL = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+SECTIONS = CORE_SECTIONS | OPTIONAL_SECTIONS
 
 
 def text_of(name: str) -> str:
@@ -55,11 +59,16 @@ def table_of(model: type[BaseModel]) -> list[str]:
 
 
 def _takes(schema: dict) -> str:
-    (schema, *_) = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
-    if "enum" in schema:
-        return ", ".join(f"`{json.dumps(choice)}`" for choice in schema["enum"])
-    if schema["type"] == "array":
+    options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+    if len(options) > 1:
+        return " or ".join(_takes(option) for option in options)
+    (schema,) = options
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{json.dumps(choice)}`" for choice in schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "array" and "prefixItems" in schema:
         return f"{schema['maxItems']} {_takes(schema['prefixItems'][0])}s"
+    if schema["type"] == "array":
+        return f"several {_takes(schema['items'])}s"
     names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
     return names[schema["type"]]
 
@@ -80,9 +89,9 @@ def rows_of(section: str) -> list[str]:
     return [line for line in section.splitlines() if line.startswith("| `")]
 
 
-@pytest.mark.parametrize("name", CORE_SECTIONS)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_the_table_of_a_core_section_is_the_models(name):
-    assert rows_of(section_of("docs/recipes.md", f"`[{name}]`")) == table_of(CORE_SECTIONS[name])
+    assert rows_of(section_of("docs/recipes.md", f"`[{name}]`")) == table_of(SECTIONS[name])
 
 
 def test_the_tables_of_the_bundled_components_are_the_models(registry: Registry):
@@ -115,11 +124,19 @@ def test_every_hook_is_described():
 
 
 def commands() -> dict[str, set[str]]:
-    """Every command of ``salt`` with its options."""
-    return {
-        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
-        for name, command in typer.main.get_command(app).commands.items()
-    }
+    """Every command of ``salt`` with its options; ``salt cache RECIPE`` is short for a command of its own."""
+    found: dict[str, set[str]] = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        for word, inner in getattr(command, "commands", {"": command}).items():
+            called = name if word in ("", FILL) else f"{name} {word}"
+            options = (option for parameter in inner.params for option in parameter.opts)
+            found[called] = {option for option in options if option.startswith("--")}
+    return found
+
+
+def command_of(words: list[str]) -> str:
+    """Which command these words call."""
+    return next((name for name in (" ".join(words[:2]), *words[:1]) if name in commands()), " ".join(words[:1]))
 
 
 def test_the_readme_lists_every_command_and_option():
@@ -127,7 +144,7 @@ def test_the_readme_lists_every_command_and_option():
     listed = {}
     for row in rows:
         command, options = row.strip("|").split("|")[:2]
-        listed[command.split()[1].strip("`")] = set(re.findall(r"--[a-z-]+", options))
+        listed[command_of(command.replace("`", "").split()[1:])] = set(re.findall(r"--[a-z-]+", options))
     assert listed == commands()
 
 
@@ -138,9 +155,10 @@ def test_no_page_uses_a_command_or_an_option_that_is_not_there(page):
         if not arguments or arguments[0].startswith("--"):
             assert set(arguments) <= {"--help"}
             continue
-        assert arguments[0] in known, f"salt {arguments[0]}"
+        command = command_of(arguments)
+        assert command in known, f"salt {command}"
         options = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-        assert options <= known[arguments[0]] | {"--help"}, arguments
+        assert options <= known[command] | {"--help"}, arguments
 
 
 def _calls(text: str) -> Iterator[list[str]]:

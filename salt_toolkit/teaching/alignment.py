@@ -113,4 +113,6 @@ class AlignedTeacher(Teacher):
     @torch.no_grad()
     def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
         """The teacher's latents of whole clips, on the student's grid."""
-        return self.alignment(self.teacher(batch).float())
+        latents = self.teacher(batch).float()
+        with torch.autocast(latents.device.type, enabled=False):  # which would resample in half precision
+            return self.alignment(latents)

@@ -61,7 +61,7 @@ class EncoderConfig(TeacherConfig):
     join: Literal["concat", "mean"] = Field(
         "concat", description="Several layers become one latent: one after another, or their mean."
     )
-    norm: Literal["auto"] | Norm = Field(
+    norm: Literal["auto", "none", "layer", "own", "own_layer"] = Field(
         "auto",
         description="What is done to each layer's tokens. none: nothing. layer: a LayerNorm without weights. own: the "
         "checkpoint's own last norm. own_layer: that, then a LayerNorm without weights. auto: own_layer, or layer "

@@ -53,12 +53,16 @@ class FrozenEncoder(Teacher):
 
     @abstractmethod
     def own_norm(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """The checkpoint's own last norm, for tokens as `hidden` gives them."""
+        """The checkpoint's own last norm, for single tokens (those beside a token come as further ones)."""
 
     def freeze(self) -> None:
-        """Switches to evaluation mode, for good, and lets no parameter learn."""
+        """Lets no parameter learn, and switches to evaluation mode."""
         self.requires_grad_(False)
         self.eval()
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stays in evaluation mode, whatever the module around it is switched to."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
@@ -71,12 +75,14 @@ class FrozenEncoder(Teacher):
         return torch.cat(latents, dim=-1)
 
     def _normalised(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        # A token and those beside it are normalised each on its own.
+        single = tokens.unflatten(-1, (1 + self.spec.beside, self.spec.dim)).flatten(1, 2)
         if self.norm.startswith("own"):
-            tokens = self.own_norm(tokens)
-        tokens = tokens.float()
+            single = self.own_norm(single)
+        single = single.float()
         if self.norm.endswith("layer"):
-            tokens = functional.layer_norm(tokens, tokens.shape[-1:], eps=LAYER_NORM_EPS)
-        return tokens
+            single = functional.layer_norm(single, single.shape[-1:], eps=LAYER_NORM_EPS)
+        return single.reshape(tokens.shape)
 
 
 @contextmanager

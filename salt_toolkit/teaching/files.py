@@ -64,11 +64,16 @@ def find_checkpoint(name: str) -> CheckpointFiles | None:
     Raises:
         CheckpointError: A directory without config.json or without weights, or a broken config.json.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return CheckpointFiles(name, (path,))
-    if path.is_dir():
-        return _in_directory(name, path)
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return CheckpointFiles(name, (path,))
+        if path.is_dir():
+            return _in_directory(name, path)
+    except PermissionError as error:
+        raise CheckpointError(f"{name} cannot be read ({error.strerror}); change its permissions") from error
+    except (OSError, RuntimeError):  # too long for a path, or in the home of somebody who has none
+        return None
     if not is_hub_id(name):
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -92,12 +97,13 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.endswith((".pth", ".pt", ".bin", ".safetensors"))
 
 
-def fetch_checkpoint(name: str, *, known: Sequence[str] = ()) -> CheckpointFiles:
+def fetch_checkpoint(name: str, *, known: Sequence[str] = (), hint: str = "") -> CheckpointFiles:
     """`find_checkpoint`; what is not here is downloaded from the hub.
 
     Args:
         name: As the recipe names it.
         known: Hub ids to name in the error.
+        hint: A sentence to end the error with.
 
     Raises:
         MissingArtifact: It is neither here nor to be had.
@@ -107,7 +113,7 @@ def fetch_checkpoint(name: str, *, known: Sequence[str] = ()) -> CheckpointFiles
     if found is not None:
         return found
     if not is_hub_id(name):
-        raise not_here(name, known)
+        raise not_here(name, known, hint=hint)
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -116,7 +122,7 @@ def fetch_checkpoint(name: str, *, known: Sequence[str] = ()) -> CheckpointFiles
         ending = ".safetensors*" if any(file.endswith(".safetensors") for file in files) else ".bin*"
         folder = snapshot_download(name, allow_patterns=["config.json", f"*{ending}"])
     except Exception as error:  # whatever the hub's client raises; it changes its HTTP library now and then
-        raise not_here(name, known, first_line(error)) from error
+        raise not_here(name, known, first_line(error), hint) from error
     return _in_directory(name, Path(folder))
 
 
@@ -144,33 +150,43 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """
     try:
         with file.open("rb") as opened:
-            start = opened.read(9)
+            start = opened.read(1)
+            is_zip = zipfile.is_zipfile(opened)
             opened.seek(0)
-            if zipfile.is_zipfile(opened):
-                found = _zip_shapes(file)
-            elif start[:1] == b"\x80":
-                found = _legacy_shapes(opened)
-            elif start[8:] == b"{":
+            if is_safetensors(file):  # asked first: the length before its header may begin like a pickle
                 found = _safetensors_shapes(file)
+            elif is_zip:
+                found = _zip_shapes(file)
+            elif start == b"\x80":
+                found = _legacy_shapes(opened)
             else:
                 raise CheckpointError(_torn(file, "it is neither safetensors nor a file of torch.save"))
+        shapes = {key: value.shape for key, value in unwrap(found).items() if isinstance(value, _Tensor)}
     except CheckpointError:
         raise
     except Exception as error:  # a torn pickle may raise anything
         raise CheckpointError(_torn(file, first_line(error))) from error
-    shapes = {key: value.shape for key, value in unwrap(found).items() if isinstance(value, _Tensor)}
     if not shapes:
         raise CheckpointError(f"{file} holds no weights; name the file of a model's state_dict")
     return shapes
 
 
-def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes a state_dict out of what training scripts put around it, and off the prefixes of its keys."""
+def is_safetensors(file: Path) -> bool:
+    """Whether a file is safetensors, by its first bytes: a length, and a table in JSON."""
+    with file.open("rb") as opened:
+        return opened.read(9)[8:] == b"{"
+
+
+def unwrap(state: Mapping[Any, Any]) -> dict[str, Any]:
+    """Takes a state_dict out of what training scripts put around it, and off the prefixes of its keys.
+
+    What has no name for a key, such as an optimizer's numbered state, is left out.
+    """
     for wrapper in WRAPPERS:
         inner = state.get(wrapper)
         if isinstance(inner, Mapping) and inner:
             return unwrap(inner)
-    return strip_prefixes(state, PREFIXES)
+    return strip_prefixes({key: value for key, value in state.items() if isinstance(key, str)}, PREFIXES)
 
 
 def strip_prefixes(state: Mapping[str, ValueT], prefixes: Sequence[str]) -> dict[str, ValueT]:
@@ -232,12 +248,15 @@ def _shards(file: Path) -> tuple[Path, ...]:
         return (file,)
     try:
         names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        shards = {name: file.parent / name for name in names}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(_torn(file, first_line(error))) from error
-    missing = [name for name in names if not (file.parent / name).is_file()]
+    if not shards:
+        raise CheckpointError(_torn(file, "it names no files"))
+    missing = [name for name, shard in shards.items() if not shard.is_file()]
     if missing:
         raise CheckpointError(f"{file} names files that are not there: {', '.join(missing)}; get the checkpoint anew")
-    return tuple(file.parent / name for name in names)
+    return tuple(shards.values())
 
 
 def _torn(file: Path, reason: str) -> str:
@@ -255,23 +274,28 @@ def _safetensors_shapes(file: Path) -> dict[str, _Tensor]:
     return {key: _Tensor(tuple(entry["shape"])) for key, entry in header.items()}
 
 
-def _zip_shapes(file: Path) -> Mapping[str, Any]:
+def _zip_shapes(file: Path) -> Mapping[Any, Any]:
     with zipfile.ZipFile(file) as archive:
         (name,) = (entry for entry in archive.namelist() if entry.endswith("/data.pkl"))
         with archive.open(name) as opened:
             return _walk(opened, file)
 
 
-def _legacy_shapes(opened: IO[bytes]) -> Mapping[str, Any]:
+def _legacy_shapes(opened: IO[bytes]) -> Mapping[Any, Any]:
     """Files from before torch 1.6: four pickles (magic number, protocol, system, object), then the numbers."""
     for _ in range(3):
-        _Walker(opened).load()
+        _walk(opened, Path(opened.name))
     return _walk(opened, Path(opened.name))
 
 
-def _walk(opened: IO[bytes], file: Path) -> Mapping[str, Any]:
+def _walk(opened: IO[bytes] | zipfile.ZipExtFile, file: Path) -> Mapping[Any, Any]:
     walker = _Walker(opened)
-    value = walker.load()
+    try:
+        value = walker.load()
+    except Exception:  # what was refused cannot be followed any further
+        if not walker.refused:
+            raise
+        value = None
     if walker.refused:
         raise CheckpointError(
             f"{file} wants to run {', '.join(sorted(walker.refused))} when it is loaded, which salt never does; "
@@ -299,23 +323,45 @@ class _Nothing:
     extend = append
 
 
-SAFE_GLOBALS = {"argparse.Namespace", "collections.OrderedDict", "builtins.set"}
-"""What may stand in a pickle besides torch's own: training scripts save their arguments beside the weights."""
+SAFE_GLOBALS = {
+    "_codecs.encode",
+    "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
+    "collections.OrderedDict",
+    "torch.serialization._get_layout",
+}
+"""What may stand in a pickle besides torch's own: training scripts save their arguments beside the weights.
+
+All of it is what ``torch.load(weights_only=True)`` takes, with argparse.Namespace allowed.
+"""
 
 
-class _Walker(pickle.Unpickler):
-    """Follows a pickle and builds shapes instead of tensors; nothing that it names is imported."""
+_REBUILD_TENSOR = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
+_REBUILD_PARAMETER = {f"torch._utils._rebuild_parameter{kind}" for kind in ("", "_with_state")}
 
-    def __init__(self, file: IO[bytes]) -> None:
+
+class _Walker(pickle._Unpickler):
+    """Follows a pickle and builds shapes instead of tensors; nothing that it names is imported.
+
+    It is Python's own unpickler in Python: the one in C sets aside whatever memory a torn or malicious
+    pickle asks for, up to 64 GB for four wrong bytes.
+    """
+
+    def __init__(self, file: IO[bytes] | zipfile.ZipExtFile) -> None:
         super().__init__(file)
         self.refused: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
+        full = f"{module.replace('__builtin__', 'builtins')}.{name}"  # torch.save writes Python 2's names
+        if full in _REBUILD_TENSOR:
             return lambda _storage, _offset, size, *_: _Tensor(tuple(size))
-        if full == "torch._utils._rebuild_parameter":
+        if full in _REBUILD_PARAMETER:
             return lambda tensor, *_: tensor
+        if full == "torch._tensor._rebuild_from_type_v2":
+            return lambda rebuild, _type, arguments, _state: rebuild(*arguments)
         if full in ("collections.OrderedDict", "torch.Size", "builtins.set"):
             return {"OrderedDict": collections.OrderedDict, "Size": tuple, "set": set}[name]
         if full not in SAFE_GLOBALS and module not in ("torch", "torch._utils", "torch.storage"):
@@ -332,9 +378,10 @@ def _digests() -> Path:
 
 def _remembered() -> dict[str, str]:
     try:
-        return json.loads(_digests().read_text(encoding="utf-8"))
+        found = json.loads(_digests().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remember(digests: dict[str, str]) -> None:

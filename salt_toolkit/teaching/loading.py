@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from salt_toolkit.errors import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles, first_line, tensor_shapes, unwrap
+from salt_toolkit.teaching.files import CheckpointFiles, first_line, is_safetensors, tensor_shapes, unwrap
 
 SHOWN = 6
 """How many keys an error lists before it says how many more there are."""
@@ -30,11 +30,17 @@ def read_weights(checkpoint: CheckpointFiles) -> dict[str, Tensor]:
     for file in checkpoint.weights:
         tensor_shapes(file)  # a torn file fails here, in a sentence
         try:
-            if file.suffix == ".safetensors":
+            if is_safetensors(file):
                 state = load_file(file)
             else:
-                with torch.serialization.safe_globals([argparse.Namespace]):
-                    state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+                # Opened, since torch.load by name takes every name that ends in .safetensors for one.
+                with file.open("rb") as opened, torch.serialization.safe_globals([argparse.Namespace]):
+                    state = torch.load(opened, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's own words advise to load it all the same
+            raise CheckpointError(
+                f"{file} is torn, or holds more than weights, which salt never loads; get it anew, or save the "
+                "model's state_dict alone (torch.save(model.state_dict(), ...), or safetensors)"
+            ) from error
         except Exception as error:  # safetensors and torch raise whatever they like
             raise CheckpointError(f"{file} cannot be loaded ({first_line(error)}); get it anew") from error
         tensors |= {key: value for key, value in unwrap(state).items() if isinstance(value, Tensor)}
@@ -47,7 +53,7 @@ def load_whole(
     """Loads weights into a module; any that is missing, unknown or of another shape is an error.
 
     Args:
-        module: On the CPU.
+        module: On the CPU, or on torch's meta device, which saves the time for random numbers.
         weights: By the module's own keys.
         what: What the module is, for the error, such as "a VideoMAE encoder of width 768".
         name: The checkpoint, as the recipe names it.
@@ -72,7 +78,9 @@ def load_whole(
             f"{name} is not the whole of {what}: it {'; it '.join(found)}. Nothing is left at random: "
             f"name another checkpoint. {looks_like(weights)}"
         )
-    module.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()})
+    if torch.get_default_device().type == "meta":
+        return  # the caller wants shapes alone
+    module.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()}, assign=True)
 
 
 def looks_like(weights: Mapping[str, Tensor]) -> str:

@@ -27,7 +27,10 @@ class ObjectiveContract(ComponentContract):
         """The objective, with its statistics taken."""
         objective = self.component.build(self.config, teacher=self.teacher)
         num_batches = -(-objective.calibration_clips // 4)
-        objective.calibrate(self.latents(seed=10 + index) for index in range(num_batches))
+        for index in range(num_batches):
+            objective.observe(self.latents(seed=10 + index))
+        if num_batches:
+            objective.calibrate()
         return objective
 
     def latents(self, seed: int = 0) -> Tensor:

@@ -35,6 +35,10 @@ class Machine:
             torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
         return cls(device, recipe.train.precision == "bf16" and native)
 
+    def on(self, device: torch.device) -> Machine:
+        """The same decisions for another device."""
+        return Machine(device, self.bf16 and device.type == "cuda")
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()

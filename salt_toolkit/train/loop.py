@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from salt_toolkit.assemble import build_dataset, build_method, build_schedules
+from salt_toolkit.cache.training import find_cache
 from salt_toolkit.contracts import ClipBatch, Method, Schedule
 from salt_toolkit.data.loading import BatchLoader, ClipReader, Prepare, RamCache
 from salt_toolkit.data.order import ClipOrder, Place
@@ -75,6 +76,11 @@ class _Trainer:
         self.progress = progress
         self.directory = RunDirectory.of(recipe)
         dataset = build_dataset(recipe)
+        cache, about_cache = find_cache(recipe, dataset)
+        if about_cache:
+            progress.say(about_cache)
+        if cache is not None:
+            dataset = cache.dataset
         loader, settings = recipe.loader, recipe.train
         self.order = ClipOrder(len(dataset.clip_ids), settings.batch_size, recipe.run.seed)
         self.quarantine = Quarantine(
@@ -86,7 +92,8 @@ class _Trainer:
         self.total_steps = settings.num_steps(len(dataset.clip_ids))
         if self.total_steps == 0:
             raise RunError("the run would have no step; raise train.epochs, or lower train.accumulate")
-        self.method = build_method(recipe, total_steps=self.total_steps).to(machine.device)
+        stand_ins = cache.teachers() if cache is not None else None
+        self.method = build_method(recipe, total_steps=self.total_steps, stand_ins=stand_ins).to(machine.device)
         self.method.train()
         self.step_module: nn.Module = machine.compiled(self.method, settings.compile)
         self.optimizer = build_optimizer(self.method, recipe.optimizer)

@@ -22,10 +22,12 @@ class Progress:
     Args:
         name: The run's name.
         console: Where to; by default the standard error stream.
+        unit: What is counted.
     """
 
-    def __init__(self, name: str, console: Console | None = None) -> None:
+    def __init__(self, name: str, console: Console | None = None, unit: str = "step") -> None:
         self.name = name
+        self.unit = unit
         self.console = console or Console(stderr=True, highlight=False)
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
@@ -58,7 +60,10 @@ class Progress:
     def update(self, step: int, total: int, line: Mapping[str, float | int]) -> None:
         """Shows a line of metrics."""
         details = "  ".join(text.format(line[name]) for name, text in SHOWN.items() if name in line)
-        details += f"  {line['clips_per_second']:.0f} clips/s"
+        self.show(step, total, f"{details}  {line['clips_per_second']:.0f} clips/s")
+
+    def show(self, step: int, total: int, details: str) -> None:
+        """Shows a position, with words beside it; in a log only every `LOG_SECONDS`."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, total=total, details=details)
             return
@@ -68,7 +73,7 @@ class Progress:
             self._last_line = now
             left = (now - start_time) / (step - start_step) * (total - step) if step > start_step else None
             eta = f"  ETA {_minutes(left)}" if left is not None else ""
-            self.say(f"step {step}/{total}  {details}{eta}")
+            self.say(f"{self.unit} {step}/{total}  {details}{eta}")
 
 
 def _minutes(seconds: float) -> str:

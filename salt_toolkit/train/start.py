@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,10 @@ FREE_KEYS = (
     "teacher.path",
     "train.keep_checkpoints",
 )
-"""Keys that do not change what is computed (the data and the teacher may have moved); a resumed run may change them."""
+"""Keys that do not change what is computed (the data and the teacher may have moved); a resumed run may change them.
+
+One of several teachers counts like the only one: ``teachers.motion.path`` is free, too.
+"""
 
 
 def run_recipe(recipe: Recipe, *, restart: bool = False) -> Outcome | None:
@@ -66,7 +70,7 @@ def _refuse_other_recipe(recipe: Recipe, directory: RunDirectory) -> None:
     # Through TOML and back, so that both sides have the same plain types.
     present = dict(_leaves(tomllib.loads(recipe.to_toml())))
     changed = [key for key in sorted(earlier.keys() | present.keys()) if earlier.get(key) != present.get(key)]
-    differing = [key for key in changed if key not in FREE_KEYS]
+    differing = [key for key in changed if re.sub(r"^teachers\.\w+\.", "teacher.", key) not in FREE_KEYS]
     if differing:
         lines = "\n".join(f"  {key}: was {_shown(earlier, key)}, now {_shown(present, key)}" for key in differing)
         raise RunError(
@@ -77,6 +81,10 @@ def _refuse_other_recipe(recipe: Recipe, directory: RunDirectory) -> None:
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
+        if not prefix and name == "teachers":
+            # By name; their order is a leaf of its own, for it is that of the predictor's heads.
+            yield name, [teacher["name"] for teacher in value]
+            value = {teacher["name"]: teacher for teacher in value}
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from salt_clips.config import SSv2Config, VideoConfig, VideoFolderConfig, VideoListConfig
+from salt_clips.config import CachedConfig, SSv2Config, VideoConfig, VideoFolderConfig, VideoListConfig
 from salt_toolkit.component import Component
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.hookspecs import hookimpl
@@ -26,9 +26,21 @@ def build_videos(config: VideoConfig, *, clip: ClipSpec, seed: int) -> Dataset:
     return VideoDataset(config.listing(), clip=clip, seed=seed, decoder=config.decoder)
 
 
+def build_cached(config: CachedConfig, *, clip: ClipSpec, seed: int) -> Dataset:
+    """Opens a cache that holds its clips.
+
+    Raises:
+        CacheError: It is no cache, is damaged, unfinished, or holds no clips.
+    """
+    from salt_toolkit.cache.sources import open_clips
+
+    return open_clips(config.dir)
+
+
 @hookimpl
 def salt_datasets() -> Iterable[Component]:
     """The data sets of videos."""
     yield Component("video_folder", VideoFolderConfig, build_videos, "Videos in root/<split>/<class>/")
     yield Component("video_list", VideoListConfig, build_videos, "Videos named by a text file, `path label` or CSV")
     yield Component("ssv2", SSv2Config, build_videos, "Something-Something v2 as it is shipped")
+    yield Component("cached", CachedConfig, build_cached, "A latent cache that holds its clips; no video is needed")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from salt_clips.listing import Delimiter, Listing, list_file, list_folder
 from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
+from salt_toolkit.cache.manifest import read_manifest
 from salt_toolkit.component import DatasetConfig
 from salt_toolkit.errors import MissingArtifact
 
@@ -19,9 +20,15 @@ DecoderName = Literal["pyav", "decord"]
 class VideoConfig(DatasetConfig):
     """What every data set of videos has."""
 
+    seed_makes_clips: ClassVar[bool] = False
+
     decoder: DecoderName = Field(
         "pyav", description="Library that decodes; decord returns wrong frames on AVI, TS, edit lists and open GOPs."
     )
+
+    def identity(self) -> Mapping[str, Any]:
+        """The decoder; where the videos lie does not matter."""
+        return {"decoder": self.decoder}
 
     def listing(self) -> Listing:
         """All videos of the split.
@@ -151,3 +158,26 @@ def _path(text: str) -> Path:
 
 def _no_folder(key: str, folder: Path) -> MissingArtifact:
     return MissingArtifact(f"the folder {folder} does not exist", f"Set dataset.{key} to where the videos are.")
+
+
+class CachedConfig(DatasetConfig):
+    """A latent cache that holds its clips: no video is needed."""
+
+    seed_makes_clips: ClassVar[bool] = False
+
+    dir: str = Field(description="Directory of one split's cache, made with cache.frames = true.")
+
+    def missing(self) -> Sequence[MissingArtifact]:
+        """The cache."""
+        if (_path(self.dir) / "manifest.json").is_file():
+            return ()
+        fix = "Make it with `salt cache` and cache.frames = true, or copy it here."
+        return (MissingArtifact(f"the cache {self.dir} is not on this machine", fix),)
+
+    def num_clips(self) -> int | None:
+        """As its manifest says."""
+        return None if self.missing() else read_manifest(_path(self.dir)).num_clips
+
+    def identity(self) -> Mapping[str, Any]:
+        """A cache is compared with itself."""
+        return {}

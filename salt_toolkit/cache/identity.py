@@ -1,0 +1,75 @@
+"""What decides a cache's contents, as a recipe says it; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from salt_toolkit.errors import MissingArtifact
+from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.recipe import CacheSection, Recipe, Teaching
+from salt_toolkit.teaching.identity import identify
+
+
+def cache_directory(section: CacheSection, split: str) -> Path:
+    """Where the cache of one split lies."""
+    return Path(section.dir).expanduser() / split
+
+
+def cache_identity(
+    recipe: Recipe, section: CacheSection, clip_ids: Sequence[str], *, split: str, clip: ClipSpec
+) -> dict[str, Any]:
+    """Everything that decides the streams of a recipe's cache, in plain values.
+
+    A teacher whose weights are not on this machine is described by nothing: a cache that was copied
+    here can be used all the same.
+
+    Args:
+        recipe: A valid recipe.
+        section: How latents are stored.
+        clip_ids: Of the data set's split, in its order.
+        split: Which part of the data set.
+        clip: How its videos become clips.
+    """
+    dataset = recipe.dataset
+    ids = hashlib.sha256(json.dumps(list(clip_ids), ensure_ascii=False).encode()).hexdigest()
+    return {
+        "teachers": {teaching.name: _teacher(teaching, clip) for teaching in recipe.teachings()},
+        "clip": _views(clip),
+        **_seed(recipe, clip),
+        "dataset": {
+            "use": dataset.use,
+            "split": split,
+            **dataset.config.identity(),
+            "num_clips": len(clip_ids),
+            "ids": f"sha256:{ids}",
+        },
+        "dtype": section.dtype,
+        "frames": section.frames,
+        "precision": recipe.train.precision,
+    }
+
+
+def _teacher(teaching: Teaching, clip: ClipSpec) -> dict[str, Any]:
+    try:
+        identity = identify(teaching.teacher.use, teaching.teacher.config, clip)
+        spec = teaching.teacher.config.token_spec(clip)
+    except MissingArtifact:
+        return {}
+    grid = [spec.grid.frames, spec.grid.rows, spec.grid.columns]
+    return {**identity.fields, "fingerprint": identity.fingerprint, "grid": grid, "dim": spec.dim}
+
+
+def _views(clip: ClipSpec) -> dict[str, Any]:
+    """The clip's section without settings that have no effect."""
+    values = clip.model_dump(mode="json")
+    return {name: values[name] for name in values if clip.crop != "center" or name not in ("crop_scale", "crop_aspect")}
+
+
+def _seed(recipe: Recipe, clip: ClipSpec) -> dict[str, int]:
+    """The run's seed, where it decides what clips look like."""
+    chance = clip.start == "random" or clip.crop != "center" or clip.flip
+    return {"seed": recipe.run.seed} if chance or recipe.dataset.config.seed_makes_clips else {}

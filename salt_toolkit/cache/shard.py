@@ -1,0 +1,280 @@
+"""A shard: one safetensors file with the streams of some clips, checksums and all; no torch.
+
+The file is the unit of commitment. It is written beside its name, synced and renamed, so that a
+reader finds a whole shard or none. Its header is the only place that says what is in it:
+
+- one tensor for each stream, of shape (rows, ...), rows in the order of the lists below;
+- ``__metadata__["salt"]``: JSON with the format, the cache's fingerprint, the shard's number, its
+  clips' ids, views, places in the data set, labels and captions, one crc32 for each row and stream,
+  clips that could not be used, and constants of the streams' encoding;
+- ``__metadata__["crc32"]``: of the header's bytes with these eight digits as zeros.
+
+The header is padded with blanks to a multiple of 4,096 bytes, so rows start on a page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from salt_toolkit.errors import CacheError
+
+FORMAT = 1
+PAGE = 4096
+MAX_HEADER = 64 << 20
+"""Longer headers are taken for damage before anything is allocated."""
+
+DTYPE_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
+"""Bytes of a number, by safetensors' names."""
+
+_NO_CRC = "0" * 8
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One named tensor of every clip.
+
+    Attributes:
+        name: Such as ``latents`` or ``clip``.
+        dtype: As safetensors names it.
+        shape: Of one clip's tensor.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one clip's tensor."""
+        return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a shard knows of one clip.
+
+    Attributes:
+        clip_id: As the dataset names it.
+        view: Which view of the clip.
+        index: The clip's place in the data set.
+        label: Class number, if there is one.
+        caption: Text, if there is one.
+        checksums: crc32 of each stream's bytes, in the order of the streams.
+    """
+
+    clip_id: str
+    view: int
+    index: int
+    label: int | None = None
+    caption: str | None = None
+    checksums: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredRows(Sequence[Row]):
+    """The rows of a header, kept as the columns that they are stored in: a cache has many rows, and reads few."""
+
+    ids: Sequence[str]
+    views: Sequence[int]
+    indices: Sequence[int]
+    labels: Sequence[int | None]
+    captions: Sequence[str | None]
+    checksums: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        crcs = tuple(int(hexes[8 * index : 8 * index + 8], 16) for hexes in self.checksums)
+        return Row(
+            self.ids[index],
+            self.views[index],
+            self.indices[index],
+            self.labels[index],
+            self.captions[index],
+            crcs,
+        )
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A clip that has no row, and why."""
+
+    clip_id: str
+    view: int
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """All that a shard says of itself.
+
+    Attributes:
+        fingerprint: Of the cache that it belongs to.
+        number: The shard's number within the cache.
+        streams: What each row consists of.
+        rows: The clips, in the order of the rows.
+        bad: Clips that should be here and could not be used.
+        constants: Numbers that decode a stream, by name (see `quantization`).
+    """
+
+    fingerprint: str
+    number: int
+    streams: tuple[Stream, ...]
+    rows: Sequence[Row]
+    bad: tuple[BadRow, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Id and view of each row, without making rows."""
+        if isinstance(self.rows, StoredRows):
+            return zip(self.rows.ids, self.rows.views, strict=True)
+        return ((row.clip_id, row.view) for row in self.rows)
+
+    def encode(self, room: int = 0) -> bytes:
+        """The header as it stands at the file's beginning.
+
+        Args:
+            room: Bytes to fill at least; a multiple of 4,096.
+        """
+        entries: dict[str, Any] = {"__metadata__": {"salt": self._salt(), "crc32": _NO_CRC}}
+        offset = 0
+        for stream in self.streams:
+            end = offset + len(self.rows) * stream.row_bytes
+            shape = [len(self.rows), *stream.shape]
+            entries[stream.name] = {"dtype": stream.dtype, "shape": shape, "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+        size = max(room, -(-(8 + len(text)) // PAGE) * PAGE)
+        text = text.ljust(size - 8)
+        crc = f"{zlib.crc32(text):08x}"
+        place = text.index(b'"crc32":"' + _NO_CRC.encode())
+        text = text[: place + 9] + crc.encode() + text[place + 17 :]
+        return struct.pack("<Q", len(text)) + text
+
+    def _salt(self) -> str:
+        crcs = ["".join(f"{row.checksums[column]:08x}" for row in self.rows) for column in range(len(self.streams))]
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "number": self.number,
+            "streams": [stream.name for stream in self.streams],
+            "ids": [row.clip_id for row in self.rows],
+            "views": [row.view for row in self.rows],
+            "indices": [row.index for row in self.rows],
+            "crc32": crcs,
+        }
+        for name in ("label", "caption"):
+            column = [getattr(row, name) for row in self.rows]
+            if any(value is not None for value in column):
+                values[f"{name}s"] = column
+        if self.bad:
+            values["bad"] = [[bad.clip_id, bad.view, bad.index, bad.reason] for bad in self.bad]
+        if self.constants:
+            values["constants"] = dict(self.constants)
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_header(text: bytes, name: str) -> ShardHeader:
+    """Reads a header's JSON, without the eight bytes before it.
+
+    Raises:
+        CacheError: It is damaged, or of another kind or format.
+    """
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__")
+        crc = metadata["crc32"]
+        place = text.index(b'"crc32":"' + crc.encode()) + 9
+        if zlib.crc32(text[:place] + _NO_CRC.encode() + text[place + 8 :]) != int(crc, 16):
+            raise ValueError("its checksum is wrong")
+        salt = json.loads(metadata["salt"])
+        if salt["format"] != FORMAT:
+            raise CacheError(
+                f"{name} has the cache format {salt['format']}, and this salt reads {FORMAT}; "
+                "make the cache anew, or use the salt that made it"
+            )
+        return _header(entries, salt)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"{name} has a damaged header ({error}); drop it with `salt cache repair`") from error
+
+
+def _header(entries: Mapping[str, Any], salt: Mapping[str, Any]) -> ShardHeader:
+    streams = tuple(Stream(name, entries[name]["dtype"], tuple(entries[name]["shape"][1:])) for name in salt["streams"])
+    count = len(salt["ids"])
+    nothing = [None] * count
+    columns = (salt["ids"], salt["views"], salt["indices"], salt.get("labels", nothing), salt.get("captions", nothing))
+    rows = StoredRows(*columns, salt["crc32"])
+    if any(len(column) != count for column in columns) or any(len(hexes) != 8 * count for hexes in salt["crc32"]):
+        raise ValueError("its lists differ in length")
+    bad = tuple(BadRow(*values) for values in salt.get("bad", ()))
+    return ShardHeader(salt["fingerprint"], salt["number"], streams, rows, bad, salt.get("constants", {}))
+
+
+class ShardFile:
+    """A committed shard, open for reading.
+
+    Raises:
+        CacheError: The file is torn, damaged, or no shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            length = struct.unpack("<Q", os.pread(descriptor, 8, 0).ljust(8, b"\xff"))[0]
+            if not 0 < length <= min(MAX_HEADER, size - 8):
+                raise CacheError(f"{path} is torn or no shard: its header claims {length} of {size} bytes; {_REPAIR}")
+            self.header = decode_header(os.pread(descriptor, length, 8), str(path))
+            self.offsets = offsets(self.header.streams, len(self.header.rows), start=8 + length)
+            if size != self.offsets[-1]:
+                raise CacheError(f"{path} has {size} bytes, and its header promises {self.offsets[-1]}; {_REPAIR}")
+        finally:
+            os.close(descriptor)
+
+    def place(self, stream: int, row: int) -> tuple[int, int]:
+        """Where a row of a stream begins in the file, and how many bytes it has."""
+        length = self.header.streams[stream].row_bytes
+        return self.offsets[stream] + row * length, length
+
+
+_REPAIR = "drop it with `salt cache repair`"
+
+
+def offsets(streams: Sequence[Stream], rows: int, *, start: int) -> list[int]:
+    """Where each stream begins in a file whose rows begin at ``start``, and where the file ends."""
+    found = [start]
+    for stream in streams:
+        found.append(found[-1] + rows * stream.row_bytes)
+    return found

@@ -1,0 +1,96 @@
+"""The cache of a recipe, where training finds one: its rows, and teachers that only decode them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from salt_toolkit.cache.identity import cache_directory, cache_identity
+from salt_toolkit.cache.index import CacheIndex
+from salt_toolkit.cache.manifest import FILE, require_same
+from salt_toolkit.cache.quantization import LatentCodec
+from salt_toolkit.cache.sources import CachedClips, CachedRows, CachedTeacher, WithLatents, latents_name
+from salt_toolkit.contracts import Dataset, Teacher
+from salt_toolkit.geometry import Grid, TokenSpec
+from salt_toolkit.recipe import CacheSection, Recipe
+
+
+@dataclass(frozen=True)
+class RecipeCache:
+    """A complete cache that belongs to a recipe.
+
+    Attributes:
+        index: Of the cache.
+        dataset: Whose samples carry the cached latents.
+    """
+
+    index: CacheIndex
+    dataset: Dataset
+
+    def teachers(self) -> dict[str, Teacher]:
+        """Stand-ins for the recipe's teachers, by name."""
+        manifest = self.index.manifest
+        found: dict[str, Teacher] = {}
+        for name, about in manifest.identity["teachers"].items():
+            codec = LatentCodec.of(latents_name(name), manifest.identity["dtype"], manifest.constants[name])
+            found[name] = CachedTeacher(codec, TokenSpec(Grid(*about["grid"]), about["dim"]))
+        return found
+
+
+def find_cache(recipe: Recipe, dataset: Dataset) -> tuple[RecipeCache | None, str]:
+    """The recipe's cache, if it is complete; and a sentence about it, if there is something to say.
+
+    Raises:
+        CacheError: There is one, and it is damaged or belongs to something else.
+    """
+    if isinstance(dataset, CachedClips):
+        index = dataset.rows.index
+        return _matching(recipe, index, dataset), f"clips and latents come from {index.directory}"
+    if recipe.cache is None:
+        return None, ""
+    directory = cache_directory(recipe.cache, recipe.dataset.config.split)
+    if not (directory / FILE).exists():
+        return None, f"there is no cache in {directory} yet (make it with `salt cache`): the teacher runs live"
+    index = CacheIndex.open(directory)
+    rows = CachedRows(index)
+    with_latents = CachedClips(rows) if recipe.cache.frames else WithLatents(dataset, rows)
+    cache = _matching(recipe, index, with_latents, clip_ids=dataset.clip_ids)
+    unfinished = len(index.unfinished())
+    if unfinished:
+        return None, (
+            f"the cache in {directory} is unfinished ({unfinished} of {index.manifest.num_shards} shards; "
+            "go on with `salt cache`): the teacher runs live"
+        )
+    return cache, f"latents come from {directory}: {len(index)} clips, {index.num_bytes / 1e9:.3g} GB"
+
+
+def _matching(
+    recipe: Recipe, index: CacheIndex, dataset: Dataset, *, clip_ids: Sequence[str] | None = None
+) -> RecipeCache:
+    """The cache, after a comparison with all that the recipe and this machine can tell."""
+    found = index.manifest.identity
+    wanted = recipe_identity(recipe, index, clip_ids)
+    comparable = {
+        name: {key: value for key, value in about.items() if key in wanted["teachers"].get(name, about)}
+        for name, about in found["teachers"].items()
+    }
+    require_same(index.directory, {**found, "teachers": comparable}, wanted)
+    return RecipeCache(index, dataset)
+
+
+def recipe_identity(recipe: Recipe, index: CacheIndex, clip_ids: Sequence[str] | None) -> dict[str, Any]:
+    """What the cache's identity should be.
+
+    Args:
+        recipe: That wants to train.
+        index: Of the cache; answers what the recipe leaves open.
+        clip_ids: Of the data set; None where the cache itself is the data set.
+    """
+    found = index.manifest.identity
+    section = recipe.cache or CacheSection(dir="", dtype=found["dtype"], frames=found["frames"], shard_mb=1)
+    split = recipe.dataset.config.split
+    if clip_ids is None:
+        wanted = cache_identity(recipe, section, (), split=split, clip=recipe.clip)
+        return {**wanted, "dataset": found["dataset"]}
+    return cache_identity(recipe, section, clip_ids, split=split, clip=recipe.clip)

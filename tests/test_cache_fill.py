@@ -1,0 +1,381 @@
+"""Filling a cache: killed at any moment, by several at once, on a full disk; the result is always the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from salt_toolkit.cache.command import CacheOptions, fill_cache
+from salt_toolkit.cache.index import CacheIndex, RowReader
+from salt_toolkit.cache.maintain import merge, repair, verify
+from salt_toolkit.cache.manifest import shard_path
+from salt_toolkit.cache.spot import spot_check
+from salt_toolkit.contracts import Sample
+from salt_toolkit.errors import BadClip, CacheError, DataError, RecipeError
+from salt_toolkit.recipe import load_recipe
+
+RECIPE = """
+[run]
+name = "cached"
+[clip]
+frames = 4
+stride = 1
+size = 16
+start = "center"
+[dataset]
+use = "toy_squares"
+clips = 90
+[teacher]
+use = "toy_projection"
+patch = 8
+dim = 700
+[student]
+use = "timm_vit"
+model = "vit_tiny_patch16_224"
+dim = 24
+depth = 1
+heads = 2
+patch = 8
+[predictor]
+use = "transformer"
+dim = 24
+depth = 1
+heads = 2
+[masker]
+use = "random"
+[objective]
+use = "mse"
+[schedules.lr]
+use = "constant"
+value = 1e-3
+[train]
+max_steps = 5
+batch_size = 4
+precision = "fp32"
+[cache]
+dtype = "fp32"
+shard_mb = 1
+"""
+
+
+@pytest.fixture
+def load(tmp_path, registry):
+    def load(*overrides, name="cache"):
+        path = tmp_path / "recipe.toml"
+        path.write_text(RECIPE)
+        settings = [f"run.dir={tmp_path / 'runs'}", f"cache.dir={tmp_path / name}", *overrides]
+        return load_recipe(path, registry, settings)
+
+    return load
+
+
+def contents(directory):
+    """Every clip's bytes, by id and view."""
+    index = CacheIndex.open(directory)
+    reader = RowReader(index)
+    found = {}
+    for _, _, row in index.rows():
+        buffers = {s.name: np.empty(s.row_bytes, np.uint8) for s in index.manifest.streams}
+        reader.read_into(row.clip_id, row.view, buffers)
+        found[row.clip_id, row.view] = (row.index, row.label, *(b.tobytes() for b in buffers.values()))
+    reader.close()
+    return found
+
+
+def test_a_cache_holds_what_the_live_teacher_says(load):
+    recipe = load("clip.views=2")
+    outcome = fill_cache(recipe, CacheOptions())
+    assert (outcome.counts.done, outcome.missing) == (180, 0)
+    index = CacheIndex.open(outcome.directory)
+    assert index.complete and len(index) == 180 and len(index.shards) > 5
+    assert verify(outcome.directory).sound
+    checks = spot_check(outcome.directory, recipe, count=10)
+    assert len(checks) == 10 and all(check["ok"] and check["relative_l2"] < 1e-6 for check in checks)
+    # A second call has nothing to do.
+    assert fill_cache(recipe, CacheOptions()).counts.done == 0
+
+
+def test_spot_checks_find_latents_of_something_else(load):
+    recipe = load()
+    directory = fill_cache(recipe, CacheOptions()).directory
+    other = load("run.seed=1")
+    assert not any(check["ok"] for check in spot_check(directory, other, count=4))
+
+
+def test_batches_threads_parts_and_limits_change_nothing(load):
+    whole = contents(fill_cache(load(name="whole"), CacheOptions()).directory)
+    parts = load(name="parts")
+    fill_cache(parts, CacheOptions(limit=23, batch_size=3, workers=1))
+    assert len(CacheIndex.open(Path(parts.cache.dir) / "train")) == 23
+    for part in range(3):
+        fill_cache(parts, CacheOptions(batch_size=5 + part, workers=3, part=(part, 3)))
+    assert contents(Path(parts.cache.dir) / "train") == whole
+
+
+def test_parts_of_several_machines_are_merged(load, tmp_path):
+    whole = contents(fill_cache(load(name="whole"), CacheOptions()).directory)
+    sources = [fill_cache(load(name=f"m{part}"), CacheOptions(part=(part, 2))).directory for part in range(2)]
+    merge(tmp_path / "merged", sources)
+    assert contents(tmp_path / "merged") == whole
+    assert CacheIndex.open(tmp_path / "merged").complete
+
+
+def test_what_repair_drops_is_filled_again(load):
+    recipe = load()
+    directory = fill_cache(recipe, CacheOptions()).directory
+    before = contents(directory)
+    for number, damage in ((0, lambda raw: raw[:-1]), (1, lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]))):
+        path = shard_path(directory, number)
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CacheError, match="salt cache repair"):
+        fill_cache(recipe, CacheOptions())
+    repair(directory)
+    missing = fill_cache(recipe, CacheOptions()).counts.done
+    assert missing == len(CacheIndex.open(directory).shards[0].header.rows) + 1
+    assert contents(directory) == before
+
+
+def test_time_runs_out_and_the_next_call_goes_on(load):
+    recipe = load()
+    outcome = fill_cache(recipe, CacheOptions(max_hours=0.0))
+    assert outcome.missing == 90
+    assert fill_cache(recipe, CacheOptions()).missing == 0
+
+
+class Broken:
+    """A dataset some of whose clips cannot be read."""
+
+    def __init__(self, dataset, bad):
+        self.dataset, self.bad = dataset, bad
+        self.clip_ids, self.class_names = dataset.clip_ids, dataset.class_names
+
+    def read(self, index, view):
+        if index in self.bad:
+            raise BadClip(f"/data/{index}.mp4", "is not a video")
+        sample = self.dataset.read(index, view)
+        return Sample(sample.clip_id, sample.tensors, sample.label, "Straße")
+
+
+def break_clips(monkeypatch, bad):
+    from salt_toolkit.cache import command
+
+    original = command.build_dataset
+    monkeypatch.setattr(command, "build_dataset", lambda *a, **k: Broken(original(*a, **k), bad))
+
+
+def test_bad_clips_are_recorded_and_not_read_again(load, monkeypatch):
+    break_clips(monkeypatch, {0, 7, 89})
+    recipe = load("loader.max_bad_fraction=0.1")
+    outcome = fill_cache(recipe, CacheOptions())
+    assert (outcome.counts.done, outcome.counts.bad, outcome.missing) == (87, 3, 0)
+    index = CacheIndex.open(outcome.directory)
+    assert index.complete
+    assert {(bad.clip_id, bad.index, bad.reason) for bad in index.bad()} == {
+        (f"train/{n}", n, "is not a video") for n in (0, 7, 89)
+    }
+    assert all(row.caption == "Straße" for _, _, row in index.rows())
+
+
+def test_too_many_bad_clips_stop_the_work_and_keep_what_is_done(load, monkeypatch):
+    break_clips(monkeypatch, set(range(40, 60)))
+    recipe = load("loader.max_bad_fraction=0.05")
+    with pytest.raises(DataError, match=r"more than loader.max_bad_fraction"):
+        fill_cache(recipe, CacheOptions())
+    index = CacheIndex.open(Path(recipe.cache.dir) / "train")
+    assert len(index) >= 20
+    assert verify(index.directory).sound
+
+
+def test_latents_that_are_not_finite_become_bad_clips(load, monkeypatch):
+    from salt_toolkit.cache import command
+
+    def build(recipe, teaching):
+        teacher = original(recipe, teaching)
+        forward = teacher.forward
+
+        def sick(batch):
+            latents = forward(batch)
+            for row, clip_id in enumerate(batch.clip_ids):
+                if clip_id == "train/70":
+                    latents[row, 1, 2] = float("nan")
+            return latents
+
+        teacher.forward = sick
+        return teacher
+
+    original = command.build_teacher
+    monkeypatch.setattr(command, "build_teacher", build)
+    outcome = fill_cache(load("loader.max_bad_fraction=0.5"), CacheOptions())
+    (bad,) = CacheIndex.open(outcome.directory).bad()
+    assert (bad.clip_id, bad.reason) == ("train/70", "a teacher's latents of it are not finite")
+
+
+def test_two_clips_of_one_id_are_refused(load, monkeypatch):
+    from salt_toolkit.cache import command
+
+    original = command.build_dataset
+
+    def build(*arguments, **keywords):
+        dataset = original(*arguments, **keywords)
+        dataset.clip_ids = ["same"] * len(dataset.clip_ids)
+        return dataset
+
+    monkeypatch.setattr(command, "build_dataset", build)
+    with pytest.raises(DataError, match="two clips of the data set have one id"):
+        fill_cache(load(), CacheOptions())
+
+
+def test_a_recipe_without_a_cache_says_what_is_missing(load, tmp_path, registry):
+    path = tmp_path / "plain.toml"
+    path.write_text(RECIPE[: RECIPE.index("[cache]")])
+    with pytest.raises(RecipeError, match=r"cache: missing; .*--set cache.dir="):
+        fill_cache(load_recipe(path, registry), CacheOptions())
+
+
+def test_a_cache_of_another_teacher_is_refused_with_the_fields(load):
+    fill_cache(load(), CacheOptions())
+    with pytest.raises(CacheError, match=r"belongs to something else: teachers.teacher.dim is 700 .* and 699 here"):
+        fill_cache(load("teacher.dim=699"), CacheOptions())
+
+
+def test_what_does_not_fit_the_disk_is_refused_before_it_begins(load, monkeypatch):
+    from salt_toolkit.cache import command
+
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**5})())
+    with pytest.raises(CacheError, match=r"needs 0.002016 GB more, .* has 0.0001 GB free; .*int8"):
+        fill_cache(load(), CacheOptions())
+
+
+def test_a_disk_that_fills_up_loses_nothing(load, tmp_path):
+    """A real file system of 1.2 MB in a mount namespace of its own; the check of the room is told another story."""
+    recipe = load("loader.workers=1")
+    path = tmp_path / "resolved.toml"
+    path.write_text(recipe.to_toml())
+    script = (
+        "import sys, shutil\n"
+        "shutil.disk_usage = lambda path: type('Usage', (), {'free': 10**9})()\n"
+        "from salt_toolkit.cli import main\n"
+        "sys.argv = ['salt', 'cache', sys.argv[1]]\n"
+        "main()\n"
+    )
+    small, kept = tmp_path / "cache", tmp_path / "kept"
+    small.mkdir()
+    shell = (
+        f"mount -t tmpfs -o size=1200k none {small} && "
+        f'({sys.executable} -c "$SCRIPT" {path} 2>&1; echo code $?; cp -r {small} {kept})'
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell],
+        env={"SCRIPT": script, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+        capture_output=True,
+        text=True,
+    )
+    assert "code 1" in done.stdout, done.stdout + done.stderr
+    assert "no room left for" in done.stdout and "Traceback" not in done.stdout
+    assert verify(kept / "train").sound
+    there = len(CacheIndex.open(kept / "train"))
+    assert 20 < there < 90
+    # With room, the rest is computed, and nothing else.
+    (tmp_path / "cache").rmdir()
+    kept.rename(tmp_path / "cache")
+    assert fill_cache(recipe, CacheOptions()).counts.done == 90 - there
+    assert contents(tmp_path / "cache" / "train") == contents(fill_cache(load(name="whole"), CacheOptions()).directory)
+
+
+KILLER = """
+import os, random, signal, sys, time
+import torch
+from pathlib import Path
+from salt_toolkit.cache.command import CacheOptions, fill_cache
+from salt_toolkit.recipe import load_recipe
+from salt_toolkit.registry import discover
+
+torch.set_num_threads(1)
+recipe = load_recipe(sys.argv[1], discover())
+generator = random.Random(int(sys.argv[2]))
+
+def work(pause):
+    child = os.fork()
+    if child:
+        return child
+    sys.stderr = open(os.devnull, "w")
+    from salt_toolkit.cache import build
+    take = build.CacheWork._take
+    def slowly(self, *arguments):
+        time.sleep(pause)  # so that kills fall everywhere
+        take(self, *arguments)
+    build.CacheWork._take = slowly
+    fill_cache(recipe, CacheOptions(workers=2, batch_size=3))
+    os._exit(0)
+
+kills = 0
+while kills < 30:
+    children = [work(0.004) for _ in range(1 + kills % 2)]
+    time.sleep(generator.uniform(0.05, 0.5))
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        kills += os.waitpid(child, 0)[1] == signal.SIGKILL
+    if len(list(Path(recipe.cache.dir).rglob("*.safetensors"))) > 12:
+        # Nearly done: a third of it goes, so that there is something to kill until the end.
+        for shard in sorted(Path(recipe.cache.dir).rglob("*.safetensors"))[::3]:
+            shard.unlink()
+fill_cache(recipe, CacheOptions())
+print(kills)
+"""
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_and_still_the_same(load, tmp_path):
+    recipe = load("dataset.clips=400", "loader.workers=2")
+    path = tmp_path / "resolved.toml"
+    path.write_text(recipe.to_toml())
+    done = subprocess.run([sys.executable, "-c", KILLER, str(path), "0"], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 30
+    whole = fill_cache(load("dataset.clips=400", name="whole"), CacheOptions()).directory
+    assert contents(Path(recipe.cache.dir) / "train") == contents(whole)
+    assert not list(Path(recipe.cache.dir).rglob("*.partial"))
+
+
+def test_the_command_line_from_filling_to_repairing(load, tmp_path):
+    recipe = load()
+    path = tmp_path / "resolved.toml"
+    path.write_text(recipe.to_toml())
+
+    def salt(*words, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "salt_toolkit", "cache", *map(str, words)], capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    directory = tmp_path / "cache" / "train"
+    assert "clips are missing (the time was up): call again" in salt(path, "--max-hours", 0, code=75)
+    told = salt(path)
+    assert "90 of 90 clips to compute, 0.00202 GB" in told and "pays for itself after" in told
+    assert "complete" in salt("info", directory)
+    assert json.loads(salt("info", directory, "--json"))["rows"] == 90
+    assert "as the live teacher says" in salt("verify", directory, "--recipe", path, "--spot", 2)
+    shard = shard_path(directory, 0)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert "damaged: 0 rows" not in salt("verify", directory, code=1)
+    assert "dropped 1 damaged shards" in salt("repair", directory)
+    assert "unfinished" in salt("info", directory)
+    assert "rows written" in salt("convert", directory, tmp_path / "small", "--dtype", "int8")
+    assert "expected one of fp32, bf16" in salt("convert", directory, tmp_path / "other", "--dtype", "int4", code=1)
+    assert "is no latent cache" in salt("info", tmp_path, code=1)
+    assert "expected I/N" in salt(path, "--shard", "3/3", code=1)
+
+
+def test_torch_is_not_needed_to_look_at_a_cache(load):
+    directory = fill_cache(load(), CacheOptions()).directory
+    script = (
+        "import sys\nfrom salt_toolkit.cache.index import CacheIndex\n"
+        f"assert CacheIndex.open({str(directory)!r}).complete\nassert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,307 @@
+"""The cache's shards: whole or not there, readable by anybody, and every flipped bit found."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from salt_toolkit.cache.index import CacheIndex, RowReader
+from salt_toolkit.cache.maintain import merge, repair, verify
+from salt_toolkit.cache.manifest import FILE, Manifest, claim, differences, read_manifest, shard_path
+from salt_toolkit.cache.shard import BadRow, Row, ShardFile, Stream
+from salt_toolkit.cache.shard_writer import ShardBusy, ShardWriter
+from salt_toolkit.errors import CacheError
+
+STREAMS = (Stream("latents.teacher", "F32", (3, 4)), Stream("clip", "U8", (2, 5)))
+IDENTITY = {"clip": {"views": 2, "seed": 0}, "teachers": {"teacher": {"fingerprint": "0" * 16}}}
+
+
+def manifest_of(num_clips=10, clips_per_shard=4, **identity):
+    return Manifest({**IDENTITY, **identity}, STREAMS, num_clips, clips_per_shard)
+
+
+def arrays_of(index, view):
+    generator = np.random.default_rng([index, view])
+    return [
+        generator.standard_normal((3, 4)).astype(np.float32),
+        generator.integers(0, 256, (2, 5)).astype(np.uint8),
+    ]
+
+
+def write_shard(directory, manifest, number, *, skip=(), bad=()):
+    view, places = manifest.places(number)
+    with ShardWriter(shard_path(directory, number), manifest.streams, [f"clip {i}" for i in places]) as writer:
+        for index in places:
+            if index in bad:
+                writer.add_bad(BadRow(f"clip {index}", view, index, "is not a video"))
+            elif index not in skip:
+                row = Row(f"clip {index}", view, index, label=index % 3, caption=None if index % 2 else 'ein Tür/"x"')
+                writer.add(row, arrays_of(index, view))
+        writer.commit(manifest.fingerprint, number, {"mean": "AAAA"})
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A complete cache of ten clips in two views; clip 7 is bad."""
+    manifest = claim(tmp_path / "cache", manifest_of())
+    for number in range(manifest.num_shards):
+        write_shard(tmp_path / "cache", manifest, number, bad={7})
+    return tmp_path / "cache"
+
+
+def test_every_clip_comes_back_bit_for_bit(cache):
+    index = CacheIndex.open(cache)
+    assert index.complete
+    assert len(index) == 18
+    assert [(bad.clip_id, bad.view, bad.index) for bad in index.bad()] == [("clip 7", 0, 7), ("clip 7", 1, 7)]
+    reader = RowReader(index)
+    for clip, view in ((9, 1), (0, 0), (4, 1), (4, 0)):
+        latents, frames = np.empty((3, 4), np.float32), np.empty((2, 5), np.uint8)
+        row = reader.read_into(f"clip {clip}", view, {"latents.teacher": latents, "clip": frames})
+        expected = arrays_of(clip, view)
+        np.testing.assert_array_equal(latents, expected[0])
+        np.testing.assert_array_equal(frames, expected[1])
+        assert (row.index, row.label, row.caption) == (clip, clip % 3, None if clip % 2 else 'ein Tür/"x"')
+    reader.close()
+
+
+def test_another_library_reads_a_shard(cache):
+    stored = load_file(shard_path(cache, 0))
+    assert stored["latents.teacher"].shape == (4, 3, 4)
+    for row in range(4):
+        np.testing.assert_array_equal(stored["latents.teacher"][row], arrays_of(row, 0)[0])
+        np.testing.assert_array_equal(stored["clip"][row], arrays_of(row, 0)[1])
+    raw = shard_path(cache, 0).read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    assert (8 + length) % 4096 == 0
+    salt = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["salt"])
+    assert salt["ids"] == [f"clip {i}" for i in range(4)]
+    assert salt["crc32"][1][:8] == f"{zlib.crc32(arrays_of(0, 0)[1].tobytes()):08x}"
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    ids=st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=6, unique=True),
+    planned=st.integers(0, 4),
+    caption=st.one_of(st.none(), st.text(max_size=9000)),
+    shape=st.lists(st.integers(1, 4), max_size=3),
+)
+def test_any_ids_captions_and_shapes_survive(tmp_path_factory, ids, planned, caption, shape):
+    """Also where fewer clips come than were planned, and where the header outgrows its room."""
+    path = tmp_path_factory.mktemp("shard") / "000000.safetensors"
+    streams = (Stream("a", "I64", tuple(shape)), Stream("b", "U8", (7,)))
+    values = [np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape) + n for n in range(len(ids))]
+    with ShardWriter(path, streams, [*ids, *("x" * 40 for _ in range(planned))]) as writer:
+        for place, clip_id in enumerate(ids):
+            writer.add(Row(clip_id, 0, place, caption=caption), [values[place], np.full(7, place, np.uint8)])
+        writer.commit("f" * 16, 0, {})
+    shard = ShardFile(path)
+    assert [row.clip_id for row in shard.header.rows] == ids
+    assert all(row.caption == caption for row in shard.header.rows)
+    stored = load_file(path)
+    np.testing.assert_array_equal(stored["a"], np.stack(values))
+    np.testing.assert_array_equal(stored["b"][:, 0], np.arange(len(ids)))
+
+
+def test_every_flipped_bit_is_found(cache):
+    """1,000 random bits of a shard, one at a time; reading the clip finds it too, or the opening does."""
+    path = shard_path(cache, 1)
+    original = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(1000):
+        place, bit = generator.randrange(len(original)), generator.randrange(8)
+        damaged = bytearray(original)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        assert not verify(cache).sound, f"bit {bit} of byte {place}"
+    path.write_bytes(original)
+    assert verify(cache).sound
+
+
+def test_reading_a_damaged_row_is_an_error_with_clip_and_shard(cache):
+    path = shard_path(cache, 0)
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1  # of the last clip's frames
+    path.write_bytes(raw)
+    reader = RowReader(CacheIndex.open(cache))
+    reader.read_into("clip 2", 0, {"clip": np.empty((2, 5), np.uint8)})
+    with pytest.raises(CacheError, match=r"000000.safetensors is damaged: clip of 'clip 3' .*salt cache repair"):
+        reader.read_into("clip 3", 0, {"clip": np.empty((2, 5), np.uint8)})
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 100, 4095, 4096, 4100, -1])
+def test_a_truncated_shard_is_found_when_the_cache_is_opened(cache, keep):
+    path = shard_path(cache, 2)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:keep])
+    with pytest.raises(CacheError, match=r"000002.safetensors .*salt cache repair"):
+        CacheIndex.open(cache)
+
+
+def test_repair_drops_what_is_torn_and_nothing_else(cache):
+    first, second = shard_path(cache, 0), shard_path(cache, 1)
+    raw = bytearray(first.read_bytes())
+    raw[-1] ^= 1
+    first.write_bytes(raw)
+    second.write_bytes(second.read_bytes()[:-3])
+    found = repair(cache)
+    assert [row.clip_id for row in found.damaged_rows] == ["clip 3"]
+    assert list(found.damaged_shards) == [1]
+    index = CacheIndex.open(cache)
+    assert index.unfinished() == [0, 1]
+    assert [row.clip_id for row in index.shards[0].header.rows] == ["clip 0", "clip 1", "clip 2"]
+    assert verify(cache).sound
+
+
+def test_numbers_that_are_not_finite_are_found(cache):
+    manifest = read_manifest(cache)
+    number = 0
+    with ShardWriter(shard_path(cache, number), manifest.streams, ["a"]) as writer:
+        writer.add(Row("clip 0", 0, 0), [np.full((3, 4), np.nan, np.float32), np.zeros((2, 5), np.uint8)])
+        writer.commit(manifest.fingerprint, number, {})
+    assert [row.reason for row in verify(cache).damaged_rows] == ["latents.teacher holds numbers that are not finite"]
+
+
+# Writers.
+
+
+def test_what_is_not_committed_is_not_there(tmp_path):
+    path = tmp_path / "000000.safetensors"
+    with ShardWriter(path, STREAMS, ["a"]) as writer:
+        writer.add(Row("a", 0, 0), arrays_of(0, 0))
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_never_make_one_shard(tmp_path):
+    path = tmp_path / "000000.safetensors"
+    with ShardWriter(path, STREAMS, ["a"]) as writer:
+        writer.add(Row("a", 0, 0), arrays_of(0, 0))
+        with pytest.raises(ShardBusy):
+            ShardWriter(path, STREAMS, ["a"])
+        writer.commit("f" * 16, 0, {})
+    assert len(ShardFile(path).header.rows) == 1
+
+
+def test_a_killed_writers_leftover_is_taken_over(tmp_path):
+    script = (
+        "import os, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from salt_toolkit.cache.shard import Row, Stream\n"
+        "from salt_toolkit.cache.shard_writer import ShardWriter\n"
+        "writer = ShardWriter(Path(sys.argv[1]), (Stream('a', 'U8', (9,)),), ['a', 'b'])\n"
+        "writer.add(Row('a', 0, 0), [np.ones(9, np.uint8)])\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    path = tmp_path / "000000.safetensors"
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
+    assert [entry.name for entry in tmp_path.iterdir()] == [".000000.safetensors.partial"]
+    with ShardWriter(path, (Stream("a", "U8", (9,)),), ["a"]) as writer:
+        writer.add(Row("a", 0, 0), [np.ones(9, np.uint8)])
+        writer.commit("f" * 16, 0, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_disk_without_room_says_so_before_anything_is_computed(tmp_path):
+    """A limit on the size of files stands for the disk; the kernel refuses in the same place."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(CacheError, match=r"no room left for .*finished shards are safe"):
+            ShardWriter(tmp_path / "000000.safetensors", (Stream("a", "U8", (1 << 19,)),), ["a", "b", "c"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_of_another_shape_is_refused(tmp_path):
+    with (
+        ShardWriter(tmp_path / "s", STREAMS, ["a"]) as writer,
+        pytest.raises(CacheError, match="clip of a has 4 bytes"),
+    ):
+        writer.add(Row("a", 0, 0), [np.zeros((3, 4), np.float32), np.zeros(4, np.uint8)])
+
+
+# Manifest and index.
+
+
+def test_a_cache_of_something_else_is_refused_with_the_fields_that_differ(cache):
+    other = manifest_of(teachers={"teacher": {"fingerprint": "1" * 16}}, clip={"views": 2, "seed": 1})
+    message = r'clip.seed is 0 in the cache, and 1 here; teachers.teacher.fingerprint is "0+" in the cache, and "1+"'
+    with pytest.raises(CacheError, match=message):
+        claim(cache, other)
+
+
+@given(st.dictionaries(st.text(max_size=3), st.one_of(st.integers(), st.dictionaries(st.text(max_size=2), st.none()))))
+def test_equal_identities_do_not_differ(values):
+    assert differences(values, json.loads(json.dumps(values))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.unlink(), "is no latent cache"),
+        (lambda file: file.write_text("{"), "is damaged"),
+        (lambda file: file.write_text("[]"), "is no manifest"),
+        (lambda file: file.write_text(file.read_text().replace('"format": 1', '"format": 0')), "cache format 0"),
+        (lambda file: file.write_text(file.read_text().replace('"seed": 0', '"seed": 5')), "changed by hand"),
+    ],
+)
+def test_a_directory_that_is_no_cache_is_refused_in_a_sentence(cache, change, message):
+    change(cache / FILE)
+    with pytest.raises(CacheError, match=message):
+        CacheIndex.open(cache)
+
+
+def test_a_shard_of_another_cache_or_place_is_refused(cache):
+    shard_path(cache, 1).write_bytes(shard_path(cache, 0).read_bytes())
+    with pytest.raises(CacheError, match="belongs to another cache or place"):
+        CacheIndex.open(cache)
+
+
+def test_two_clips_of_one_id_are_found(cache):
+    manifest = read_manifest(cache)
+    with ShardWriter(shard_path(cache, 1), manifest.streams, ["a"]) as writer:
+        writer.add(Row("clip 0", 0, 4), arrays_of(0, 0))
+        writer.commit(manifest.fingerprint, 1, {})
+    with pytest.raises(CacheError, match="holds view 0 of 'clip 0', which shard 0 holds too"):
+        CacheIndex.open(cache)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("salt_toolkit.cache.index.OPEN_FILES", 3)
+    manifest = claim(tmp_path, manifest_of(num_clips=30, clips_per_shard=1))
+    for number in range(30):
+        write_shard(tmp_path, manifest, number)
+    reader = RowReader(CacheIndex.open(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    for clip in (*range(30), *range(30)):
+        reader.read_into(f"clip {clip}", 0, {"clip": np.empty((2, 5), np.uint8)})
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def test_merging_joins_parts_and_keeps_the_fuller_shard(tmp_path):
+    first, second, target = (tmp_path / name for name in ("first", "second", "target"))
+    for directory, numbers, skip in ((first, (0, 1), {2, 3}), (second, (0, 3, 4), ())):
+        manifest = claim(directory, manifest_of())
+        for number in numbers:
+            write_shard(directory, manifest, number, skip=skip)
+    assert merge(target, [first, second]) == 5
+    index = CacheIndex.open(target)
+    assert sorted(index.shards) == [0, 1, 3, 4]
+    assert len(index.shards[0].header.rows) == 4
+    with pytest.raises(CacheError, match=r"belongs to something else: clip.seed is 0 in the cache, and 9 here"):
+        other = claim(tmp_path / "other", manifest_of(clip={"views": 2, "seed": 9}))
+        write_shard(tmp_path / "other", other, 0)
+        merge(target, [tmp_path / "other"])

@@ -1,0 +1,194 @@
+"""Training from a cache: the same losses as with the live teacher, and no teacher in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from salt_toolkit.cache.command import CacheOptions, fill_cache
+from salt_toolkit.check import check_recipe
+from salt_toolkit.errors import CacheError
+from salt_toolkit.recipe import load_recipe
+from salt_toolkit.runs import RunDirectory
+from salt_toolkit.train.metrics import read_metrics
+from salt_toolkit.train.start import run_recipe
+
+RECIPE = """
+[run]
+name = "live"
+[clip]
+frames = 4
+stride = 1
+size = 16
+start = "random"
+views = 2
+[dataset]
+use = "video_folder"
+[teacher]
+use = "pixels"
+patch = 4
+[student]
+use = "timm_vit"
+model = "vit_tiny_patch16_224"
+dim = 24
+depth = 1
+heads = 2
+patch = 8
+[predictor]
+use = "transformer"
+dim = 24
+depth = 1
+heads = 2
+[masker]
+use = "random"
+[objective]
+use = "mse"
+target_norm = "channel"
+calibration_clips = 8
+[schedules.lr]
+use = "constant"
+value = 1e-3
+[train]
+max_steps = 15
+batch_size = 4
+precision = "fp32"
+log_every = 1
+[loader]
+workers = 2
+max_bad_fraction = 0.2
+"""
+NUM_VIDEOS = 13
+
+
+def write_video(path, shade):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(7):
+            picture = np.full((32, 32, 3), shade, np.uint8)
+            picture[4 * number : 4 * number + 8, 8:24] = 255 - shade
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Twelve videos, and one that is none."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(NUM_VIDEOS):
+        write_video(root / "train" / "ab"[number % 2] / f"übung {number:02}.mp4", 7 * number)
+    (root / "train" / "a" / "übung 04.mp4").write_bytes(b"no video")
+    return root
+
+
+@pytest.fixture
+def load(tmp_path, videos, registry):
+    def load(*overrides, cached=True, videos=videos):
+        path = tmp_path / "recipe.toml"
+        path.write_text(RECIPE)
+        settings = [f"run.dir={tmp_path / 'runs'}", f"dataset.root={videos}"]
+        settings += [f"cache.dir={tmp_path / 'cache'}", "cache.dtype=fp32"] if cached else []
+        return load_recipe(path, registry, [*settings, *overrides])
+
+    return load
+
+
+def losses(recipe):
+    run_recipe(recipe)
+    return [line["loss"] for line in read_metrics(RunDirectory.of(recipe).metrics)]
+
+
+@pytest.mark.parametrize("frames", ["false", "true"])
+def test_losses_are_those_of_the_live_teacher(load, monkeypatch, frames):
+    """Also where a clip is bad, where views take turns, and where the teacher's grid is resampled."""
+    live = losses(load(cached=False))
+    recipe = load(f"cache.frames={frames}", "run.name=cached")
+    outcome = fill_cache(recipe, CacheOptions())
+    assert (outcome.counts.done, outcome.counts.bad) == (2 * (NUM_VIDEOS - 1), 2)
+    from salt_toolkit import assemble
+
+    def never(*_):
+        raise AssertionError("the teacher was loaded")
+
+    monkeypatch.setattr(assemble, "build_teacher", never)
+    assert losses(recipe) == pytest.approx(live, rel=1e-6)
+
+
+def test_a_copied_cache_with_its_clips_is_all_that_training_needs(load, tmp_path, registry):
+    live = losses(load(cached=False))
+    recipe = load("cache.frames=true")
+    directory = fill_cache(recipe, CacheOptions()).directory
+    moved = tmp_path / "elsewhere"
+    directory.rename(moved)
+    # No data set, no decoder: a process that cannot import one.
+    path = tmp_path / "there.toml"
+    path.write_text(RECIPE.replace('use = "video_folder"', f'use = "cached"\ndir = "{moved}"'))
+    script = "import sys\nsys.modules['av'] = None\nfrom salt_toolkit.cli import main\nmain()\n"
+    words = ["run", str(path), "--set", "run.name=there", "--set", f"run.dir={tmp_path / 'runs'}"]
+    subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
+    there = load_recipe(path, registry, ["run.name=there", f"run.dir={tmp_path / 'runs'}"])
+    found = [line["loss"] for line in read_metrics(RunDirectory.of(there).metrics)]
+    assert found == pytest.approx(live, rel=1e-6)
+    assert check_recipe(there).facts["clips"] == NUM_VIDEOS
+
+
+def test_without_a_cache_or_with_half_of_one_the_teacher_runs_live(load, capsys):
+    live = losses(load(cached=False))
+    assert losses(load("run.name=none")) == live
+    assert "there is no cache in" in capsys.readouterr().err
+    fill_cache(load(), CacheOptions(limit=5))
+    assert losses(load("run.name=half")) == live
+    assert "is unfinished (2 of 2 shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ("run.seed=1", "seed is 0 in the cache, and 1 here"),
+        ("clip.stride=2", "clip.stride is 1 in the cache, and 2 here"),
+        ("teacher.norm=clip", 'teachers.teacher.norm is "tubelet" in the cache, and "clip" here'),
+        ("cache.dtype=bf16", 'dtype is "fp32" in the cache, and "bf16" here'),
+        ("dataset.decoder=decord", 'dataset.decoder is "pyav" in the cache, and "decord" here'),
+    ],
+)
+def test_a_cache_of_something_else_is_refused_with_the_field(load, change, field):
+    fill_cache(load(), CacheOptions())
+    with pytest.raises(CacheError, match=field):
+        losses(load(change))
+
+
+def test_another_data_set_is_refused(load, tmp_path):
+    fill_cache(load(), CacheOptions())
+    for number in range(NUM_VIDEOS):
+        write_video(tmp_path / "other" / "train" / "c" / f"{number}.mp4", number)
+    with pytest.raises(CacheError, match=r"dataset.ids is \"sha256"):
+        losses(load(videos=tmp_path / "other"))
+
+
+def test_masks_objectives_and_students_may_change_under_one_cache(load):
+    fill_cache(load(), CacheOptions())
+    run_recipe(load("masker.use=tube", "objective.use=l1", "student.depth=2", "train.max_steps=2", "run.name=other"))
+
+
+def test_a_small_cache_trains_nearly_the_same(load):
+    live = losses(load(cached=False))
+    fill_cache(load("cache.dtype=int8"), CacheOptions())
+    assert losses(load("cache.dtype=int8", "run.name=small")) == pytest.approx(live, rel=0.02)
+
+
+def test_a_damaged_row_stops_training_with_shard_and_clip(load):
+    recipe = load()
+    directory = fill_cache(recipe, CacheOptions()).directory
+    shard = next(Path(directory).rglob("*.safetensors"))
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 4
+    shard.write_bytes(raw)
+    with pytest.raises(CacheError, match=r"is damaged: latents.teacher of .*salt cache repair"):
+        losses(recipe)
