@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from salt_toolkit.assemble import build_dataset, build_predictor, build_student, build_teacher
+from salt_toolkit.assemble import build_dataset, build_predictor, build_student, build_teachers
 from salt_toolkit.contracts import Mask
 from salt_toolkit.data.loading import collate
 from salt_toolkit.demo.data import write_demo_data
@@ -70,7 +70,8 @@ ram_cache_mb = 200
 
 def plain_loop(recipe: Recipe) -> float:
     """Seconds of a step: encoder on visible tokens, predictor, masked MSE, AdamW; the data at hand."""
-    student, predictor, teacher = build_student(recipe), build_predictor(recipe), build_teacher(recipe)
+    student, predictor = build_student(recipe), build_predictor(recipe)
+    (teacher,) = build_teachers(recipe).values()
     assert recipe.masker is not None
     masker = recipe.masker.build(grid=student.token_spec.grid)
     dataset = build_dataset(recipe)

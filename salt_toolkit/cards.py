@@ -36,7 +36,7 @@ class KnownCheckpoint:
         grid: Tokens of its native clip as frames x rows x columns.
         dim: Numbers in one latent.
         card: Licence and labels.
-        note: Where to get it, if it is not on the hub; otherwise empty.
+        note: Where to get it, if it is not on the hub, or what else to know; often empty.
     """
 
     checkpoint: str

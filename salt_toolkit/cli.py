@@ -91,7 +91,7 @@ def check(
             if deep:
                 from salt_toolkit.deep_check import check_built
 
-                report.findings.extend(check_built(recipe))
+                report.findings += [found for found in check_built(recipe) if found not in report.findings]
         failed |= report.has("error", "missing", "warning") if strict else report.has("error")
         typer.echo(json.dumps(report.as_dict(path), ensure_ascii=False) if as_json else render_report(path, report))
     raise typer.Exit(1 if failed else 0)

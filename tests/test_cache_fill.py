@@ -188,7 +188,7 @@ def test_too_many_bad_clips_stop_the_work_and_keep_what_is_done(load, monkeypatc
         fill_cache(recipe, CacheOptions())
     index = CacheIndex.open(Path(recipe.cache.dir) / "train")
     assert len(index) >= 20
-    assert verify(index.directory).sound
+    assert verify(Path(index.directory)).sound
 
 
 def test_latents_that_are_not_finite_become_bad_clips(load, monkeypatch):
@@ -239,7 +239,7 @@ def test_a_recipe_without_a_cache_says_what_is_missing(load, tmp_path, registry)
 
 def test_a_cache_of_another_teacher_is_refused_with_the_fields(load):
     fill_cache(load(), CacheOptions())
-    with pytest.raises(CacheError, match=r"belongs to something else: teachers.teacher.dim is 700 .* and 699 here"):
+    with pytest.raises(CacheError, match=r"something else: teachers.teacher.config.dim is 700 .* and 699 here"):
         fill_cache(load("teacher.dim=699"), CacheOptions())
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -231,6 +232,46 @@ def test_a_row_of_another_shape_is_refused(tmp_path):
         pytest.raises(CacheError, match="clip of a has 4 bytes"),
     ):
         writer.add(Row("a", 0, 0), [np.zeros((3, 4), np.float32), np.zeros(4, np.uint8)])
+
+
+# Object stores.
+
+
+@pytest.fixture
+def remote(cache, monkeypatch, tmp_path):
+    """The cache in fsspec's memory file system, and an empty folder for what is kept here."""
+    files = fsspec.filesystem("memory")
+    files.put(str(cache), "/bucket/train", recursive=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    yield files
+    files.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(("local_gb", "kept"), [(1.0, 6), (0.0, 0), (1e-4, 4)])
+def test_a_cache_in_an_object_store_gives_the_same_rows(remote, tmp_path, local_gb, kept):
+    for _ in range(2):  # the second time with what the first has kept
+        index = CacheIndex.open("memory://bucket/train", local_gb=local_gb)
+        assert index.complete
+        reader = RowReader(index)
+        for row in (row for _, _, row in index.rows()):
+            latents = np.empty((3, 4), np.float32)
+            reader.read_into(row.clip_id, row.view, {"latents.teacher": latents})
+            np.testing.assert_array_equal(latents, arrays_of(row.index, row.view)[0])
+        reader.close()
+        assert len(list((tmp_path / "home").rglob("*.safetensors"))) == kept
+
+
+def test_what_an_object_store_lacks_is_said_in_a_sentence(remote):
+    with pytest.raises(CacheError, match="memory://elsewhere is no latent cache"):
+        CacheIndex.open("memory://elsewhere")
+    with pytest.raises(CacheError, match="nowhere://x cannot be opened"):
+        CacheIndex.open("nowhere://x")
+    raw = bytearray(remote.cat_file("/bucket/train/shards/000001.safetensors"))
+    raw[-1] ^= 1
+    remote.pipe_file("/bucket/train/shards/000001.safetensors", bytes(raw))
+    reader = RowReader(CacheIndex.open("memory://bucket/train", local_gb=0.0))
+    with pytest.raises(CacheError, match=r"000001.safetensors is damaged: clip of 'clip 6'"):
+        reader.read_into("clip 6", 0, {"clip": np.empty((2, 5), np.uint8)})
 
 
 # Manifest and index.

@@ -153,7 +153,7 @@ def test_without_a_cache_or_with_half_of_one_the_teacher_runs_live(load, capsys)
     [
         ("run.seed=1", "seed is 0 in the cache, and 1 here"),
         ("clip.stride=2", "clip.stride is 1 in the cache, and 2 here"),
-        ("teacher.norm=clip", 'teachers.teacher.norm is "tubelet" in the cache, and "clip" here'),
+        ("teacher.norm=clip", 'teachers.teacher.config.norm is "tubelet" in the cache, and "clip" here'),
         ("cache.dtype=bf16", 'dtype is "fp32" in the cache, and "bf16" here'),
         ("dataset.decoder=decord", 'dataset.decoder is "pyav" in the cache, and "decord" here'),
     ],

@@ -281,10 +281,10 @@ def test_every_difference_is_another_identity(weights, tmp_path):
 def test_an_identity_is_plain_values_with_the_digests_of_the_weights(weights):
     identity = identify("ladder", LadderConfig(file=str(weights), layer=(1, -1)), CLIP)
     assert identity.fields["teacher"] == "ladder"
-    assert identity.fields["layers"] == [1, 4]
-    assert identity.fields["norm"] == "own_layer"
+    assert identity.fields["config"]["layers"] == [1, 4]
+    assert identity.fields["config"]["norm"] == "own_layer"
     assert identity.fields["weights"] == [f"sha256:{hashlib.sha256(b'some weights').hexdigest()}"]
-    assert identity.fields["preprocessing"] == {
+    assert identity.fields["config"]["preprocessing"] == {
         "frames": 4, "size": 8, "mean": list(IMAGENET[0]), "std": list(IMAGENET[1])
     }  # fmt: skip
     assert str(weights) not in str(identity.fields)

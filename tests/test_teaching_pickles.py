@@ -137,3 +137,10 @@ def test_nothing_that_a_pickle_names_is_imported(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, "CheckpointError"), done.stderr
+
+
+def test_a_torn_pickle_that_wants_to_run_code_is_said_to(tmp_path):
+    """Rather than that it should be fetched anew."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(global_by_hand("os", "system", "1")[:-1])
+    assert "wants to run os.system" in said_of(path)

@@ -110,7 +110,11 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
     dataset = build_dataset(recipe, split=split, clip=clip)
     if len(set(dataset.clip_ids)) < len(dataset.clip_ids):
         raise DataError("two clips of the data set have one id; a cache is keyed by ids, so each must be unique")
-    directory = cache_directory(recipe.cache, split)
+    if "://" in recipe.cache.dir:
+        raise CacheError(
+            f"{recipe.cache.dir} is an object store; fill a cache on a disk, and copy it there when it is done"
+        )
+    directory = Path(cache_directory(recipe.cache, split))
     with Progress(f"cache {split}", unit="clip") as progress, StopRequests() as requests:
         identity = cache_identity(recipe, recipe.cache, dataset.clip_ids, split=split, clip=clip)
         present = _present(directory, identity)

@@ -135,7 +135,7 @@ def claimed_identity(recipe: Recipe, folder: Path, dtype: Encoding) -> dict[str,
             f"the recipe has {len(teachings)} teachers, and a folder of .pt files holds the latents of one"
         )
     ids = [file.stem for file in sorted(folder.glob("*.pt"))]
-    section = CacheSection(dir=str(folder), dtype=dtype, frames=False, shard_mb=512)
+    section = CacheSection(dir=str(folder), dtype=dtype, frames=False, local_gb=0.0, shard_mb=512)
     return cache_identity(recipe, section, ids, split=recipe.dataset.config.split, clip=recipe.clip)
 
 

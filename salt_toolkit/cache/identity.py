@@ -14,9 +14,11 @@ from salt_toolkit.recipe import CacheSection, Recipe, Teaching
 from salt_toolkit.teaching.identity import identify
 
 
-def cache_directory(section: CacheSection, split: str) -> Path:
-    """Where the cache of one split lies."""
-    return Path(section.dir).expanduser() / split
+def cache_directory(section: CacheSection, split: str) -> str:
+    """Where the cache of one split lies: a path, or a URL."""
+    if "://" in section.dir:
+        return f"{section.dir.rstrip('/')}/{split}"
+    return str(Path(section.dir).expanduser() / split)
 
 
 def cache_identity(

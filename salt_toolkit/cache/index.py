@@ -8,12 +8,14 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from salt_toolkit.cache.manifest import SHARDS, Manifest, read_manifest, shard_path
+from salt_toolkit.cache.manifest import Manifest
 from salt_toolkit.cache.shard import BadRow, Row, ShardFile
+from salt_toolkit.cache.store import LOCAL_GB, Store, open_store
 from salt_toolkit.errors import CacheError
 
 OPEN_FILES = 256
@@ -25,35 +27,36 @@ class CacheIndex:
     """Where every clip of a cache is.
 
     Attributes:
-        directory: Of the cache.
+        store: The cache's files.
         manifest: Whose latents it holds.
         shards: The committed ones, by number.
         damaged: Shards that are there and cannot be used, with the reason.
     """
 
-    directory: Path
+    store: Store
     manifest: Manifest
     shards: dict[int, ShardFile]
     damaged: dict[int, str] = field(default_factory=dict)
     _rows: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, directory: Path | str, *, forgive_damage: bool = False) -> CacheIndex:
+    def open(cls, directory: Path | str, *, forgive_damage: bool = False, local_gb: float = LOCAL_GB) -> CacheIndex:
         """Reads the manifest and the header of every committed shard.
 
         Args:
-            directory: Of the cache.
+            directory: Of the cache, or a URL of an object store.
             forgive_damage: Collect damaged shards instead of raising, as verifying and repairing do.
+            local_gb: Gigabytes of an object store's shards to keep on this machine.
 
         Raises:
             CacheError: No cache, another format, or (unless forgiven) a damaged shard.
         """
-        directory = Path(directory)
-        manifest = read_manifest(directory)
-        index = cls(directory, manifest, {})
-        numbers = sorted(_numbers(directory))
+        store = open_store(directory, local_gb=local_gb)
+        manifest = store.manifest()
+        index = cls(store, manifest, {})
+        numbers = store.numbers()
         with ThreadPoolExecutor(8) as pool:
-            opened = pool.map(lambda number: _open(directory, manifest, number), numbers)
+            opened = pool.map(lambda number: _open(store, manifest, number), numbers)
             for number, shard in zip(numbers, opened, strict=True):
                 if isinstance(shard, CacheError):
                     index.damaged[number] = str(shard)
@@ -64,6 +67,11 @@ class CacheIndex:
             more = f" (and {len(index.damaged) - 1} more shards)" if len(index.damaged) > 1 else ""
             raise CacheError(first + more)
         return index
+
+    @property
+    def directory(self) -> str:
+        """Where the cache is, for people."""
+        return self.store.name
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -124,12 +132,14 @@ class RowReader:
 
     Args:
         index: Of the cache.
-        check: Compare every row with its checksum.
+        check: Which rows to compare with their checksums: each the first time that it is read, always, or
+            never. A checksum takes longer than reading from memory, and a disk seldom changes its mind.
     """
 
-    def __init__(self, index: CacheIndex, *, check: bool = True) -> None:
+    def __init__(self, index: CacheIndex, *, check: Literal["once", "always", "never"] = "once") -> None:
         self.index = index
         self.check = check
+        self._checked: set[tuple[int, int, int]] = set()
         self.streams = {stream.name: place for place, stream in enumerate(index.manifest.streams)}
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._in_use: dict[int, int] = {}
@@ -153,22 +163,19 @@ class RowReader:
         number, place = self.index.row(clip_id, view)
         shard = self.index.shards[number]
         row = shard.header.rows[place]
-        descriptor = self._acquire(number, shard)
-        try:
+        with self._file(number) as descriptor:
             for name, buffer in out.items():
                 stream = self.streams[name]
-                view_of = memoryview(buffer).cast("B")
+                into = memoryview(buffer).cast("B")
                 offset, length = shard.place(stream, place)
-                found = os.preadv(descriptor, [view_of], offset)
-                if found != length or view_of.nbytes != length:
+                found = self._read(number, descriptor, offset, into)
+                if found != length or into.nbytes != length:
                     raise CacheError(f"{shard.path} is torn: {name} of {clip_id!r} has {found} of {length} bytes")
-                if self.check and zlib.crc32(view_of) != row.checksums[stream]:
+                if not self._is_sound(number, place, stream, into):
                     raise CacheError(
                         f"{shard.path} is damaged: {name} of {clip_id!r} does not fit its checksum; "
                         "run `salt cache repair`"
                     )
-        finally:
-            self._release(number)
         return row
 
     def close(self) -> None:
@@ -178,22 +185,45 @@ class RowReader:
                 os.close(descriptor)
             self._descriptors.clear()
 
-    def _acquire(self, number: int, shard: ShardFile) -> int:
+    def _is_sound(self, number: int, place: int, stream: int, data: memoryview) -> bool:
+        key = (number, place, stream)
+        if self.check == "never" or (self.check == "once" and key in self._checked):
+            return True
+        if zlib.crc32(data) != self.index.shards[number].header.rows[place].checksums[stream]:
+            return False
+        self._checked.add(key)
+        return True
+
+    def _read(self, number: int, descriptor: int | None, offset: int, into: memoryview) -> int:
+        if descriptor is not None:
+            return os.preadv(descriptor, [into], offset)
+        data = self.index.store.read(number, offset, into.nbytes)
+        into[: len(data)] = data
+        return len(data)
+
+    @contextmanager
+    def _file(self, number: int) -> Iterator[int | None]:
+        """The shard's descriptor, which stays open while it is in use; None where it is no file of this machine."""
+        path = self.index.store.local(number)
+        if path is None:
+            yield None
+            return
         with self._lock:
             if number not in self._descriptors:
                 self._make_room()
-                descriptor = os.open(shard.path, os.O_RDONLY)
+                descriptor = os.open(path, os.O_RDONLY)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
                 self._descriptors[number] = descriptor
             self._descriptors.move_to_end(number)
             self._in_use[number] = self._in_use.get(number, 0) + 1
-            return self._descriptors[number]
-
-    def _release(self, number: int) -> None:
-        with self._lock:
-            self._in_use[number] -= 1
-            if not self._in_use[number]:
-                del self._in_use[number]
+            descriptor = self._descriptors[number]
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                self._in_use[number] -= 1
+                if not self._in_use[number]:
+                    del self._in_use[number]
 
     def _make_room(self) -> None:
         idle: Sequence[int] = [number for number in self._descriptors if number not in self._in_use]
@@ -201,26 +231,16 @@ class RowReader:
             os.close(self._descriptors.pop(number))
 
 
-def _numbers(directory: Path) -> Iterator[int]:
-    for file in os.listdir(directory / SHARDS):
-        stem, dot, ending = file.partition(".")
-        if dot and ending == "safetensors" and stem.isdigit():
-            yield int(stem)
-
-
-def _open(directory: Path, manifest: Manifest, number: int) -> ShardFile | CacheError:
-    path = shard_path(directory, number)
+def _open(store: Store, manifest: Manifest, number: int) -> ShardFile | CacheError:
     try:
-        shard = ShardFile(path)
+        shard = store.shard(number)
     except CacheError as error:
         return error
-    except OSError as error:
-        return CacheError(f"{path} cannot be read ({error.strerror})")
     header = shard.header
     if header.fingerprint != manifest.fingerprint or header.number != number:
         return CacheError(
-            f"{path} belongs to another cache or place (fingerprint {header.fingerprint}, number {header.number}); "
-            "drop it with `salt cache repair`"
+            f"{shard.path} belongs to another cache or place (fingerprint {header.fingerprint}, number "
+            f"{header.number}); drop it with `salt cache repair`"
         )
     return shard
 

@@ -95,17 +95,18 @@ def repair(directory: Path) -> Verdict:
     for number in verdict.damaged_shards:
         shard_path(directory, number).unlink(missing_ok=True)
     for number in sorted({row.shard for row in verdict.damaged_rows}):
-        shard = ShardFile(shard_path(directory, number))
+        path = shard_path(directory, number)
+        shard = ShardFile(path)
         torn = {row.row for row in verdict.damaged_rows if row.shard == number}
         keep = [place for place in range(len(shard.header.rows)) if place not in torn]
         try:
-            with ShardWriter(shard.path, manifest.streams, [row.clip_id for row in shard.header.rows]) as writer:
+            with ShardWriter(path, manifest.streams, [row.clip_id for row in shard.header.rows]) as writer:
                 writer.copy_from(shard, keep)
                 for bad in shard.header.bad:
                     writer.add_bad(bad)
                 writer.commit(manifest.fingerprint, number, shard.header.constants)
         except ShardBusy:
-            raise CacheError(f"somebody is writing {shard.path}; stop that first") from None
+            raise CacheError(f"somebody is writing {path}; stop that first") from None
     _drop_partials(directory)
     sync(directory / SHARDS)
     return verdict
@@ -143,7 +144,7 @@ def merge(target: Path, sources: Sequence[Path]) -> int:
         for number, shard in index.shards.items():
             path = shard_path(target, number)
             if not path.exists() or _fullness(ShardFile(path)) < _fullness(shard):
-                _copy(shard.path, path)
+                _copy(shard_path(source, number), path)
                 taken += 1
     sync(target / SHARDS)
     return taken

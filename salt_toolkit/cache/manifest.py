@@ -84,25 +84,26 @@ def shard_path(directory: Path, number: int) -> Path:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Reads a cache's manifest.
+    """Reads the manifest of a cache in a directory; see `parse_manifest`."""
+    return parse_manifest((directory / FILE).read_text(encoding="utf-8"), str(directory))
+
+
+def parse_manifest(text: str, name: str) -> Manifest:
+    """Reads a manifest's text.
 
     Raises:
-        CacheError: There is none, it is damaged, or of another format.
+        CacheError: It is damaged, or of another format.
     """
-    file = directory / FILE
+    file = f"{name}/{FILE}"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CacheError(f"{directory} is no latent cache: it has no {FILE}; make one with `salt cache`") from None
-    except PermissionError as error:
-        raise CacheError(f"{file} cannot be read ({error.strerror})") from error
-    except (OSError, ValueError) as error:
+        values = json.loads(text)
+    except ValueError as error:
         raise CacheError(f"{file} is damaged ({error}); restore it, or make the cache anew") from error
     if not isinstance(values, dict) or "identity" not in values:
         raise CacheError(f"{file} is no manifest of a latent cache; name another directory")
     if values.get("format") != FORMAT:
         raise CacheError(
-            f"{directory} has the cache format {values.get('format')}, and this salt reads {FORMAT}; "
+            f"{name} has the cache format {values.get('format')}, and this salt reads {FORMAT}; "
             "make the cache anew, or use the salt that made it"
         )
     try:
@@ -146,7 +147,7 @@ def claim(directory: Path, manifest: Manifest) -> Manifest:
     return found
 
 
-def require_same(directory: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def require_same(directory: Path | str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compares identities.
 
     Raises:

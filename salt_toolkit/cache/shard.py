@@ -19,7 +19,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -242,26 +242,35 @@ def _header(entries: Mapping[str, Any], salt: Mapping[str, Any]) -> ShardHeader:
 
 
 class ShardFile:
-    """A committed shard, open for reading.
+    """What a committed shard says of itself, and where its rows lie.
+
+    Args:
+        path: Of the file, or its name where ``read`` reads it.
+        size: Bytes of the file; with ``read``.
+        read: Gives bytes of the file, by offset and length; the local file by default.
 
     Raises:
         CacheError: The file is torn, damaged, or no shard.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path | str, *, size: int | None = None, read: Callable[[int, int], bytes] | None = None
+    ) -> None:
         self.path = path
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(descriptor).st_size
-            length = struct.unpack("<Q", os.pread(descriptor, 8, 0).ljust(8, b"\xff"))[0]
-            if not 0 < length <= min(MAX_HEADER, size - 8):
-                raise CacheError(f"{path} is torn or no shard: its header claims {length} of {size} bytes; {_REPAIR}")
-            self.header = decode_header(os.pread(descriptor, length, 8), str(path))
-            self.offsets = offsets(self.header.streams, len(self.header.rows), start=8 + length)
-            if size != self.offsets[-1]:
-                raise CacheError(f"{path} has {size} bytes, and its header promises {self.offsets[-1]}; {_REPAIR}")
-        finally:
-            os.close(descriptor)
+        if size is None or read is None:
+            with open(path, "rb", buffering=0) as file:
+                self._read_header(os.fstat(file.fileno()).st_size, lambda at, n: os.pread(file.fileno(), n, at))
+        else:
+            self._read_header(size, read)
+
+    def _read_header(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        length = struct.unpack("<Q", read(0, 8).ljust(8, b"\xff"))[0]
+        if not 0 < length <= min(MAX_HEADER, size - 8):
+            raise CacheError(f"{self.path} is torn or no shard: its header claims {length} of {size} bytes; {_REPAIR}")
+        self.header = decode_header(read(8, length), str(self.path))
+        self.offsets = offsets(self.header.streams, len(self.header.rows), start=8 + length)
+        if size != self.offsets[-1]:
+            raise CacheError(f"{self.path} has {size} bytes, and its header promises {self.offsets[-1]}; {_REPAIR}")
 
     def place(self, stream: int, row: int) -> tuple[int, int]:
         """Where a row of a stream begins in the file, and how many bytes it has."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -141,7 +140,7 @@ def open_clips(directory: str) -> CachedClips:
     Raises:
         CacheError: It is no cache, is damaged, unfinished, or holds no clips.
     """
-    index = CacheIndex.open(Path(directory).expanduser())
+    index = CacheIndex.open(directory)
     unfinished = index.unfinished()
     if unfinished:
         raise CacheError(

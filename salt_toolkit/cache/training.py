@@ -8,9 +8,10 @@ from typing import Any
 
 from salt_toolkit.cache.identity import cache_directory, cache_identity
 from salt_toolkit.cache.index import CacheIndex
-from salt_toolkit.cache.manifest import FILE, require_same
+from salt_toolkit.cache.manifest import require_same
 from salt_toolkit.cache.quantization import LatentCodec
 from salt_toolkit.cache.sources import CachedClips, CachedRows, CachedTeacher, WithLatents, latents_name
+from salt_toolkit.cache.store import open_store
 from salt_toolkit.contracts import Dataset, Teacher
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.recipe import CacheSection, Recipe
@@ -50,9 +51,9 @@ def find_cache(recipe: Recipe, dataset: Dataset) -> tuple[RecipeCache | None, st
     if recipe.cache is None:
         return None, ""
     directory = cache_directory(recipe.cache, recipe.dataset.config.split)
-    if not (directory / FILE).exists():
+    if not open_store(directory).has_manifest():
         return None, f"there is no cache in {directory} yet (make it with `salt cache`): the teacher runs live"
-    index = CacheIndex.open(directory)
+    index = CacheIndex.open(directory, local_gb=recipe.cache.local_gb)
     rows = CachedRows(index)
     with_latents = CachedClips(rows) if recipe.cache.frames else WithLatents(dataset, rows)
     cache = _matching(recipe, index, with_latents, clip_ids=dataset.clip_ids)
@@ -88,7 +89,9 @@ def recipe_identity(recipe: Recipe, index: CacheIndex, clip_ids: Sequence[str] |
         clip_ids: Of the data set; None where the cache itself is the data set.
     """
     found = index.manifest.identity
-    section = recipe.cache or CacheSection(dir="", dtype=found["dtype"], frames=found["frames"], shard_mb=1)
+    section = recipe.cache or CacheSection(
+        dir="", dtype=found["dtype"], frames=found["frames"], local_gb=0.0, shard_mb=1
+    )
     split = recipe.dataset.config.split
     if clip_ids is None:
         wanted = cache_identity(recipe, section, (), split=split, clip=recipe.clip)

@@ -103,11 +103,15 @@ class LoaderSection(Section):
 class CacheSection(Section):
     """``[cache]``: where the teachers' latents are kept, computed once by `salt cache`."""
 
-    dir: str = Field(description="Directory of the cache; each split gets a folder in it.")
+    dir: str = Field(
+        description="Directory of the cache; each split gets a folder in it. Training also reads from the URL of an "
+        "object store, such as s3://bucket/cache."
+    )
     dtype: Literal["fp32", "bf16", "fp16", "int8", "fp8"] = Field(
         "bf16", description="How latents are stored; int8 and fp8 with scales for each channel and each token."
     )
     frames: bool = Field(False, description="Keep the decoded clips too, so that training decodes no video.")
+    local_gb: float = Field(50.0, ge=0, description="Gigabytes of an object store's shards to keep on this machine.")
     shard_mb: int = Field(512, ge=1, description="Megabytes of a shard, the unit in which a cache is committed.")
 
 

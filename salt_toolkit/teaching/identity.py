@@ -52,7 +52,7 @@ def identify(component: str, config: TeacherConfig, clip: ClipSpec) -> TeacherId
         {
             "format": FORMAT,
             "teacher": component,
-            **config.identity(clip),
+            "config": dict(config.identity(clip)),
             "weights": [f"sha256:{file_digest(file)}" for file in config.weight_files()] or "none",
         }
     )

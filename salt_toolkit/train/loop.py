@@ -160,7 +160,7 @@ class _Trainer:
             self.save_checkpoint()
         complete = self.step == self.total_steps
         if complete:
-            save_student(self.method, self.directory.student, {"run": self.recipe.run.name, "steps": str(self.step)})
+            save_student(self.method, self.directory.student, {"steps": str(self.step)})
         return Outcome(
             step=self.step,
             total_steps=self.total_steps,

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from salt_clips.listing import Delimiter, Listing, list_file, list_folder
 from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
-from salt_toolkit.cache.manifest import read_manifest
+from salt_toolkit.cache.store import open_store
 from salt_toolkit.component import DatasetConfig
 from salt_toolkit.errors import MissingArtifact
 
@@ -165,18 +165,18 @@ class CachedConfig(DatasetConfig):
 
     seed_makes_clips: ClassVar[bool] = False
 
-    dir: str = Field(description="Directory of one split's cache, made with cache.frames = true.")
+    dir: str = Field(description="Directory or URL of one split's cache, made with cache.frames = true.")
 
     def missing(self) -> Sequence[MissingArtifact]:
         """The cache."""
-        if (_path(self.dir) / "manifest.json").is_file():
+        if open_store(self.dir).has_manifest():
             return ()
         fix = "Make it with `salt cache` and cache.frames = true, or copy it here."
         return (MissingArtifact(f"the cache {self.dir} is not on this machine", fix),)
 
     def num_clips(self) -> int | None:
         """As its manifest says."""
-        return None if self.missing() else read_manifest(_path(self.dir)).num_clips
+        return None if self.missing() else open_store(self.dir).manifest().num_clips
 
     def identity(self) -> Mapping[str, Any]:
         """A cache is compared with itself."""

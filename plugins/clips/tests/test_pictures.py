@@ -29,7 +29,8 @@ def test_a_box_is_resized_as_pillow_does(noise, box, size):
     expected = np.asarray(Image.fromarray(inside).resize((size, size), Image.Resampling.BILINEAR))
     if view.flip:
         expected = expected[:, ::-1]
-    assert np.abs(cut_out(picture, view, size).astype(int) - expected).max() <= 1
+    # Rows, then columns, each rounded to whole numbers: either pass may round the other way.
+    assert np.abs(cut_out(picture, view, size).astype(int) - expected).max() <= 2
 
 
 @settings(deadline=None)

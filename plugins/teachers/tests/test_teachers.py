@@ -188,8 +188,8 @@ def test_a_run_is_the_same_teacher_wherever_it_lies(first_run, tmp_path, monkeyp
     fields = identify("run", RunConfig(path="elsewhere"), CLIP).fields
     assert "elsewhere" not in str(fields)
     assert "pixels" not in str(fields)  # what its own teacher was is in its weights
-    assert fields["preprocessing"] == {"frames": 4, "size": 16}
-    assert fields["student"]["use"] == "timm_vit"
+    assert fields["config"]["preprocessing"] == {"frames": 4, "size": 16}
+    assert fields["config"]["student"]["use"] == "timm_vit"
     # Its loader, its name and its schedule do not decide its tokens.
     changed = (copy / "recipe.toml").read_text().replace("max_steps = 2", "max_steps = 3")
     (copy / "recipe.toml").write_text(changed.replace('name = "first"', 'name = "other"'))

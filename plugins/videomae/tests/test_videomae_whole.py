@@ -166,7 +166,7 @@ def test_an_untrained_teacher_needs_no_file():
     config = VideoMAEConfig(checkpoint="/nowhere/checkpoint.pth", model="small", weights="random")
     assert list(config.missing()) == []
     assert list(config.weight_files()) == []
-    assert identify("videomae", config, CLIP).fields["untrained"] is True
+    assert identify("videomae", config, CLIP).fields["config"]["untrained"] is True
     (missing,) = VideoMAEConfig(checkpoint="/nowhere/checkpoint.pth", weights="random").missing()
     assert "/nowhere/checkpoint.pth is not on this machine" in missing.what
 

@@ -62,7 +62,7 @@ def test_the_identity_is_the_bytes_and_no_path(tmp_path):
     other = shutil.copytree(path, tmp_path / "a copy")
     fields = identify("vjepa2", VJEPA2Config(checkpoint=str(path)), CLIP).fields
     assert fields["weights"] == [f"sha256:{hashlib.sha256((path / 'model.safetensors').read_bytes()).hexdigest()}"]
-    assert fields["architecture"] == {
+    assert fields["config"]["architecture"] == {
         "dim": 52, "depth": 3, "heads": 2, "mlp_dim": 226, "patch": 8, "tubelet": 2, "qkv_bias": True, "eps": 1e-6
     }  # fmt: skip
     assert str(tmp_path) not in str(fields)
