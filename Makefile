@@ -39,6 +39,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/clip_loading.py
 	$(BIN)/python benchmarks/teachers.py
+	$(BIN)/python benchmarks/latent_cache.py
+	$(BIN)/python benchmarks/cached_training.py
 
 check: lint type test
 

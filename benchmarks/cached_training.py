@@ -31,8 +31,6 @@ from salt_toolkit.train.environment import Machine
 from salt_toolkit.train.metrics import read_metrics
 from salt_toolkit.train.start import run_recipe
 
-NUM_CLIPS = 256
-
 COMMON = """
 [run]
 name = "bench"
@@ -60,11 +58,11 @@ workers = 2
 ram_cache_mb = 500
 [student]
 use = "timm_vit"
-model = "vit_tiny_patch16_224"
 """
 
 CONFIGURATIONS = {
     "demo-sized: ViT-S/8 teaches ViT-Ti, 8 x 32 x 32": """
+model = "vit_tiny_patch16_224"
 patch = 8
 [clip]
 frames = 8
@@ -75,7 +73,19 @@ use = "dino"
 model = "vit_small_patch8_224.dino"
 weights = "random"
 """,
+    "ViT-S/16 teaches ViT-S/16, 8 x 112 x 112": """
+model = "vit_small_patch16_224"
+[clip]
+frames = 8
+stride = 1
+size = 112
+[teacher]
+use = "dino"
+model = "vit_small_patch16_dinov3.lvd1689m"
+weights = "random"
+""",
     "ViT-B/16 teaches ViT-Ti, 8 x 112 x 112": """
+model = "vit_tiny_patch16_224"
 [clip]
 frames = 8
 stride = 1
@@ -92,17 +102,20 @@ def main() -> None:
     """Measures both configurations, and prints a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=24)
-    steps = parser.parse_args().steps
+    parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--only", default="", help="Configurations whose name holds this.")
+    arguments = parser.parse_args()
     rows = ["| configuration | live | cached | ratio | FLOP bound | of it | filling | of the bare teacher |"]
     rows.append("|---|---|---|---|---|---|---|---|")
     for name, settings in CONFIGURATIONS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(_row(name, settings, Path(folder), steps))
+        if arguments.only in name:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(_row(name, settings, Path(folder), arguments.steps, arguments.clips))
     print("\n".join(rows))
 
 
-def _row(name: str, settings: str, folder: Path, steps: int) -> str:
-    write_demo_data(folder / "data", num_train=NUM_CLIPS, num_validation=8, seed=0)
+def _row(name: str, settings: str, folder: Path, steps: int, num_clips: int) -> str:
+    write_demo_data(folder / "data", num_train=num_clips, num_validation=8, seed=0)
     (folder / "bench.toml").write_text(COMMON + settings)
 
     def recipe(*overrides: str) -> Recipe:
