@@ -14,6 +14,7 @@ from salt_toolkit.cache.command import CacheOptions, fill_cache
 from salt_toolkit.cache.index import CacheIndex, RowReader
 from salt_toolkit.cache.maintain import merge, repair, verify
 from salt_toolkit.cache.manifest import shard_path
+from salt_toolkit.cache.shard_writer import ShardWriter
 from salt_toolkit.cache.spot import spot_check
 from salt_toolkit.contracts import Sample
 from salt_toolkit.errors import BadClip, CacheError, DataError, RecipeError
@@ -287,6 +288,34 @@ def test_a_disk_that_fills_up_loses_nothing(load, tmp_path):
     assert contents(tmp_path / "cache" / "train") == contents(fill_cache(load(name="whole"), CacheOptions()).directory)
 
 
+def test_a_complete_cache_loads_no_teacher_and_leaves_nothing_behind(load, monkeypatch):
+    """A writer that is killed just after another has finished its shard leaves an unfinished file."""
+    recipe = load()
+    directory = fill_cache(recipe, CacheOptions()).directory
+    abandoned, living = (directory / "shards" / f".{number:06d}.safetensors.partial" for number in (0, 1))
+    abandoned.write_bytes(bytes(100))
+    monkeypatch.setattr("salt_toolkit.cache.command.build_teacher", None)
+    with ShardWriter(directory / "shards" / "000001.safetensors", (), ()):
+        assert fill_cache(recipe, CacheOptions()).counts.done == 0
+        assert not abandoned.exists() and living.exists()
+    assert not living.exists()
+
+
+def test_a_flipped_bit_in_an_unfinished_shard_is_not_taken_over(load):
+    """Its row would be written anew, with a checksum that fits."""
+    recipe = load()
+    directory = fill_cache(recipe, CacheOptions(limit=4)).directory
+    shard = directory / "shards" / "000000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CacheError, match="does not fit its checksum; run `salt cache repair`"):
+        fill_cache(recipe, CacheOptions())
+    repair(directory)
+    assert fill_cache(recipe, CacheOptions()).missing == 0
+    assert verify(directory).sound
+
+
 KILLER = """
 import os, random, signal, sys, time
 import torch
@@ -320,7 +349,7 @@ while kills < 30:
     for child in children:
         os.kill(child, signal.SIGKILL)
         kills += os.waitpid(child, 0)[1] == signal.SIGKILL
-    if len(list(Path(recipe.cache.dir).rglob("*.safetensors"))) > 12:
+    if len(list(Path(recipe.cache.dir).rglob("*.safetensors"))) > 6:
         # Nearly done: a third of it goes, so that there is something to kill until the end.
         for shard in sorted(Path(recipe.cache.dir).rglob("*.safetensors"))[::3]:
             shard.unlink()

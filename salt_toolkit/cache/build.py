@@ -35,13 +35,22 @@ class OpenShard:
         ShardBusy: Another writer is at it.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, number: int, dataset: Dataset, limit: int) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, number: int, dataset: Dataset, end: int) -> None:
         self.manifest, self.number = manifest, number
         self.view, places = manifest.places(number)
         path = shard_path(directory, number)
         self.writer = ShardWriter(path, manifest.streams, [dataset.clip_ids[index] for index in places])
-        done = self._take_over(path) if path.exists() else set()
-        self.missing = [index for index in places if index not in done and index < limit]
+        try:
+            before = ShardFile(path) if path.exists() else None
+            done = before.header.places() if before else set()
+            self.missing = [index for index in places if index not in done and index < end]
+            if not self.missing:  # another writer has finished it since it was found missing
+                raise ShardBusy(str(path))
+            if before:
+                self._take_over(before)
+        except BaseException:
+            self.writer.discard()
+            raise
         self._before = len(done)
         self._left = len(self.missing)
         self._open = True
@@ -62,19 +71,17 @@ class OpenShard:
             self._open = False
             if len(self.writer.rows) + len(self.writer.bad) > self._before:
                 self.writer.commit(self.manifest.fingerprint, self.number, self.manifest.constants)
-            self.writer.__exit__(None, None, None)
+            self.writer.discard()
 
     def _count(self) -> None:
         self._left -= 1
         if not self._left:
             self.close()
 
-    def _take_over(self, path: Path) -> set[int]:
-        shard = ShardFile(path)
+    def _take_over(self, shard: ShardFile) -> None:
         self.writer.copy_from(shard, range(len(shard.header.rows)))
         for bad in shard.header.bad:
             self.writer.add_bad(bad)
-        return {row.index for row in (*shard.header.rows, *shard.header.bad)}
 
 
 @dataclass
@@ -90,7 +97,7 @@ class CacheWork:
         batch_size: Clips that the teachers see at once.
         workers: Threads that read clips.
         part: Which share: (i, n) takes every shard whose number leaves i when divided by n.
-        limit: Clips of the data set to cache, from its beginning; None for all.
+        end: Clips of the data set to cache, from its beginning.
         stop: Asked between clips whether to end early.
         told: Called with the counts after every batch.
         counts: How far the work is.
@@ -103,24 +110,15 @@ class CacheWork:
     quarantine: Quarantine
     batch_size: int
     workers: int
-    part: tuple[int, int] = (0, 1)
-    limit: int | None = None
+    part: tuple[int, int]
+    end: int
     stop: Callable[[], bool] = lambda: False
     told: Callable[[Counts], None] = lambda counts: None
     counts: Counts = field(default_factory=Counts)
 
     def missing(self) -> dict[int, int]:
         """How many clips each unfinished shard of this share still wants, by the shards' numbers."""
-        index = CacheIndex.open(self.directory)
-        found = {}
-        for number in index.unfinished():
-            places = self.manifest.places(number)[1]
-            shard = index.shards.get(number)
-            there = {row.index for row in (*shard.header.rows, *shard.header.bad)} if shard else set()
-            wanted = [place for place in places if place < self._end and place not in there]
-            if wanted and number % self.part[1] == self.part[0]:
-                found[number] = len(wanted)
-        return found
+        return missing_clips(self.directory, self.part, self.end)
 
     def run(self) -> Counts:
         """Does the work, until it is done or `stop` says so; returns what was done.
@@ -156,14 +154,19 @@ class CacheWork:
         self._send(batch, writing)
 
     def _jobs(self, shards: list[OpenShard]) -> Iterator[tuple[OpenShard, int]]:
-        """Every clip that is missing, shard by shard; a shard is claimed when its turn comes."""
-        for number in self.missing():
-            if self.stop():
-                return
+        """Every clip that is missing, shard by shard; a shard is claimed when its turn comes, or at the end."""
+        turns = deque(self.missing())
+        busy: set[int] = set()
+        while turns and not self.stop():
+            number = turns.popleft()
             try:
-                shard = OpenShard(self.directory, self.manifest, number, self.dataset, self._end)
+                shard = OpenShard(self.directory, self.manifest, number, self.dataset, self.end)
             except ShardBusy:
-                self.counts.busy += 1
+                if number in busy:
+                    self.counts.busy += 1
+                else:
+                    busy.add(number)
+                    turns.append(number)
                 continue
             shards.append(shard)
             for index in shard.missing:
@@ -200,7 +203,21 @@ class CacheWork:
         batch.clear()
         self.told(self.counts)
 
-    @property
-    def _end(self) -> int:
-        num_clips = len(self.dataset.clip_ids)
-        return num_clips if self.limit is None else min(self.limit, num_clips)
+
+def missing_clips(directory: Path, part: tuple[int, int], end: int) -> dict[int, int]:
+    """How many clips each unfinished shard of a share still wants, by the shards' numbers.
+
+    Args:
+        directory: Of the cache.
+        part: Which share; see `CacheWork`.
+        end: Clips of the data set to cache, from its beginning.
+    """
+    index = CacheIndex.open(directory)
+    found = {}
+    for number in index.unfinished():
+        shard = index.shards.get(number)
+        there = shard.header.places() if shard else set()
+        wanted = [place for place in index.manifest.places(number)[1] if place < end and place not in there]
+        if wanted and number % part[1] == part[0]:
+            found[number] = len(wanted)
+    return found

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 
 from salt_toolkit.assemble import build_dataset, build_teacher
-from salt_toolkit.cache.build import CacheWork
-from salt_toolkit.cache.identity import cache_directory, cache_identity
+from salt_toolkit.cache.build import CacheWork, missing_clips
+from salt_toolkit.cache.identity import cache_directory, cache_identity, require_comparable
+from salt_toolkit.cache.maintain import drop_leftovers
 from salt_toolkit.cache.manifest import FILE, Manifest, claim, read_manifest, require_same
 from salt_toolkit.cache.quantization import Encoding, LatentCodec
 from salt_toolkit.cache.sources import latents_name
@@ -103,28 +105,29 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
     if recipe.cache is None:
         message = "missing; say where the cache goes: [cache] with dir, or --set cache.dir=..."
         raise RecipeError([RecipeProblem("cache", message)])
+    if "://" in recipe.cache.dir:
+        raise CacheError(f"{recipe.cache.dir} is an object store; fill a cache on a disk, and copy it there")
     split = options.split or recipe.dataset.config.split
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    machine = _machine(recipe, options.device)
     clip = recipe.clip if split == recipe.dataset.config.split else recipe.clip.for_evaluation()
     dataset = build_dataset(recipe, split=split, clip=clip)
     if len(set(dataset.clip_ids)) < len(dataset.clip_ids):
         raise DataError("two clips of the data set have one id; a cache is keyed by ids, so each must be unique")
-    if "://" in recipe.cache.dir:
-        raise CacheError(
-            f"{recipe.cache.dir} is an object store; fill a cache on a disk, and copy it there when it is done"
-        )
     directory = Path(cache_directory(recipe.cache, split))
+    about = partial(cache_identity, recipe, recipe.cache, dataset.clip_ids, split=split, clip=clip)
+    if (directory / FILE).exists():
+        # Before the teachers are loaded, and perhaps downloaded: is it this recipe's, and is there anything to do?
+        require_comparable(directory, read_manifest(directory).identity, about(forgive_missing=True))
+        drop_leftovers(directory)
+        if not missing_clips(directory, _part(options), _end(options, dataset)):
+            return CacheOutcome(directory, Counts(), 0, None)
     with Progress(f"cache {split}", unit="clip") as progress, StopRequests() as requests:
-        identity = cache_identity(recipe, recipe.cache, dataset.clip_ids, split=split, clip=clip)
-        present = _present(directory, identity)
+        machine = _machine(recipe, options.device)
         progress.say(f"{directory} on {machine.describe()}")
         # With their own grids: a cache serves every student's.
         teachers = {t.name: build_teacher(recipe, t).to(machine.device) for t in recipe.teachings()}
         encoder = ClipEncoder(teachers, {}, (), machine.device, machine.autocast)
         setup = _Setup(recipe, recipe.cache, dataset, encoder, machine, options)
-        manifest, rates = setup.manifest(directory, identity, present)
-        i, n = options.part
+        manifest, rates = setup.manifest(directory, about())
         work = CacheWork(
             directory,
             manifest,
@@ -133,8 +136,8 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
             Quarantine(None, num_clips=len(dataset.clip_ids), max_fraction=recipe.loader.max_bad_fraction),
             batch_size=setup.batch_size,
             workers=setup.workers,
-            part=(i * world + rank, n * world),
-            limit=options.limit,
+            part=_part(options),
+            end=_end(options, dataset),
             stop=_stopper(requests, options.max_hours),
         )
         missing = sum(work.missing().values())
@@ -143,7 +146,19 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
         _require_room(directory, manifest, missing)
         work.told = lambda counts: progress.show(counts.done + counts.bad, missing, _details(counts))
         counts = work.run()
+        progress.say(_waits(counts))
         return CacheOutcome(directory, counts, sum(work.missing().values()), requests.received)
+
+
+def _part(options: CacheOptions) -> tuple[int, int]:
+    """The share of this process: of the job that the options name, one rank's."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    number, count = options.part
+    return number * world + rank, count * world
+
+
+def _end(options: CacheOptions, dataset: Dataset) -> int:
+    return len(dataset.clip_ids) if options.limit is None else min(options.limit, len(dataset.clip_ids))
 
 
 class _Setup:
@@ -163,8 +178,9 @@ class _Setup:
         self.batch_size = options.batch_size or recipe.train.batch_size
         self.workers = options.workers or recipe.loader.workers
 
-    def manifest(self, directory: Path, identity: dict[str, Any], present: Manifest | None) -> tuple[Manifest, _Rates]:
+    def manifest(self, directory: Path, identity: dict[str, Any]) -> tuple[Manifest, _Rates]:
         """The cache's manifest, made if it is not there; and how fast reading, teachers and disk are."""
+        present = _present(directory, identity)
         samples, reading = self._read_some(CALIBRATION_CLIPS if present is None else self.batch_size)
         batches = [collate(samples[i : i + self.batch_size]) for i in range(0, len(samples), self.batch_size)]
         kept = kept_tensors(samples[0].tensors, frames=self.section.frames)
@@ -179,10 +195,9 @@ class _Setup:
             made_with = describe_environment(self.recipe, self.machine)
             wanted = Manifest(identity, streams, len(self.dataset.clip_ids), clips, constants, measured, made_with)
             present = claim(directory, wanted)
-        self.encoder.codecs = {
-            name: LatentCodec.of(latents_name(name), self.section.dtype, present.constants[name])
-            for name in self.encoder.teachers
-        }
+        for name in self.encoder.teachers:
+            codec = LatentCodec.of(latents_name(name), self.section.dtype, present.constants[name])
+            self.encoder.codecs[name] = codec.to(self.encoder.device)
         return present, self._measured(directory, batches[0], reading)
 
     def _read_some(self, count: int) -> tuple[list[Sample], float]:
@@ -214,12 +229,12 @@ class _Setup:
         probe = directory / f".probe.{os.getpid()}"
         begin = time.perf_counter()
         with probe.open("wb") as file:
+            probe.unlink()  # nothing is left of it, however this process ends
             for tensor in encoded:
                 file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
             file.flush()
             os.fsync(file.fileno())
         disk = time.perf_counter() - begin
-        probe.unlink()
         return _Rates(reading, size / teachers, size / disk)
 
 
@@ -274,6 +289,13 @@ def _require_room(directory: Path, manifest: Manifest, missing: int) -> None:
             f"the cache needs {wanted / 1e9:.4g} GB more, and {directory} has {free / 1e9:.4g} GB free; make room, "
             'choose cache.dtype = "int8" (half of bf16), leave out cache.frames, or cache fewer clips with --limit'
         )
+
+
+def _waits(counts: Counts) -> str:
+    """What held the teachers up."""
+    seconds = max(counts.elapsed, 1e-9)
+    clips, disk = counts.waited_for_clips / seconds, counts.waited_for_disk / seconds
+    return f"the teachers waited {clips:.0%} of the time for clips, and {disk:.0%} for the disk"
 
 
 def _details(counts: Counts) -> str:

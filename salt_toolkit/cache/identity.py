@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from salt_toolkit.cache.manifest import require_same
 from salt_toolkit.errors import MissingArtifact
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.recipe import CacheSection, Recipe, Teaching
@@ -22,12 +23,15 @@ def cache_directory(section: CacheSection, split: str) -> str:
 
 
 def cache_identity(
-    recipe: Recipe, section: CacheSection, clip_ids: Sequence[str], *, split: str, clip: ClipSpec
+    recipe: Recipe,
+    section: CacheSection,
+    clip_ids: Sequence[str],
+    *,
+    split: str,
+    clip: ClipSpec,
+    forgive_missing: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides the streams of a recipe's cache, in plain values.
-
-    A teacher whose weights are not on this machine is described by nothing: a cache that was copied
-    here can be used all the same.
 
     Args:
         recipe: A valid recipe.
@@ -35,11 +39,15 @@ def cache_identity(
         clip_ids: Of the data set's split, in its order.
         split: Which part of the data set.
         clip: How its videos become clips.
+        forgive_missing: Describe a teacher whose weights are not on this machine by nothing at all.
+
+    Raises:
+        MissingArtifact: A teacher's weights are not on this machine.
     """
     dataset = recipe.dataset
     ids = hashlib.sha256(json.dumps(list(clip_ids), ensure_ascii=False).encode()).hexdigest()
     return {
-        "teachers": {teaching.name: _teacher(teaching, clip) for teaching in recipe.teachings()},
+        "teachers": {t.name: _teacher(t, clip, forgive_missing=forgive_missing) for t in recipe.teachings()},
         "clip": _views(clip),
         **_seed(recipe, clip),
         "dataset": {
@@ -55,12 +63,25 @@ def cache_identity(
     }
 
 
-def _teacher(teaching: Teaching, clip: ClipSpec) -> dict[str, Any]:
+def require_comparable(directory: Path | str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compares identities, except for teachers that ``wanted`` describes by nothing.
+
+    Raises:
+        CacheError: With the fields that differ.
+    """
+    unknown = {name for name, about in wanted["teachers"].items() if not about}
+    known = {name: {} if name in unknown else about for name, about in found["teachers"].items()}
+    require_same(directory, {**found, "teachers": known}, wanted)
+
+
+def _teacher(teaching: Teaching, clip: ClipSpec, *, forgive_missing: bool) -> dict[str, Any]:
     try:
         identity = identify(teaching.teacher.use, teaching.teacher.config, clip)
         spec = teaching.teacher.config.token_spec(clip)
     except MissingArtifact:
-        return {}
+        if forgive_missing:
+            return {}
+        raise
     grid = [spec.grid.frames, spec.grid.rows, spec.grid.columns]
     return {**identity.fields, "fingerprint": identity.fingerprint, "grid": grid, "dim": spec.dim}
 

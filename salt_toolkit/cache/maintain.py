@@ -16,7 +16,7 @@ import numpy as np
 from salt_toolkit.cache.index import CacheIndex
 from salt_toolkit.cache.manifest import FILE, SHARDS, read_manifest, require_same, shard_path
 from salt_toolkit.cache.shard import ShardFile, Stream
-from salt_toolkit.cache.shard_writer import PARTIAL, ShardBusy, ShardWriter
+from salt_toolkit.cache.shard_writer import PARTIAL, ShardBusy, ShardWriter, drop_abandoned
 from salt_toolkit.errors import CacheError
 from salt_toolkit.files import sync
 
@@ -107,7 +107,7 @@ def repair(directory: Path) -> Verdict:
                 writer.commit(manifest.fingerprint, number, shard.header.constants)
         except ShardBusy:
             raise CacheError(f"somebody is writing {path}; stop that first") from None
-    _drop_partials(directory)
+    drop_leftovers(directory)
     sync(directory / SHARDS)
     return verdict
 
@@ -148,6 +148,12 @@ def merge(target: Path, sources: Sequence[Path]) -> int:
                 taken += 1
     sync(target / SHARDS)
     return taken
+
+
+def drop_leftovers(directory: Path) -> None:
+    """Removes what killed writers have left beside the shards; unfinished files of living ones are locked and stay."""
+    for partial in (directory / SHARDS).glob(f".*.safetensors{PARTIAL}"):
+        drop_abandoned(partial)
 
 
 def _damaged_rows(shard: ShardFile) -> list[DamagedRow]:
@@ -201,15 +207,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, beside)
         sync(beside)
     os.replace(beside, target)
-
-
-def _drop_partials(directory: Path) -> None:
-    """Removes what killed writers have left; those of living ones are locked and stay."""
-    for number in range(read_manifest(directory).num_shards):
-        path = shard_path(directory, number)
-        if path.with_name(f".{path.name}{PARTIAL}").exists():
-            try:
-                with ShardWriter(path, (), ()):
-                    pass
-            except ShardBusy:
-                continue

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from salt_toolkit.cache.shard import Stream
 
@@ -40,8 +40,8 @@ LEAST_STD = 1e-6
 """Standard deviation, as a share of the largest channel's, below which a channel counts as constant."""
 
 
-class LatentCodec:
-    """Encodes and decodes the latents of one stream.
+class LatentCodec(nn.Module):
+    """Encodes and decodes the latents of one stream, on the device that it has been moved to.
 
     Args:
         name: Of the stream.
@@ -50,6 +50,9 @@ class LatentCodec:
         std: Of each channel; what int8 and fp8 divide by.
     """
 
+    mean: Tensor | None
+    std: Tensor | None
+
     def __init__(
         self,
         name: str,
@@ -57,9 +60,11 @@ class LatentCodec:
         mean: Float[Tensor, " dim"] | None = None,
         std: Float[Tensor, " dim"] | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
-        self.encoding = encoding
-        self.mean, self.std = mean, std
+        self.encoding: Encoding = encoding
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     @property
     def scaled(self) -> bool:
@@ -72,10 +77,10 @@ class LatentCodec:
         return (latents, Stream(self.name + SCALE, "F16", (tokens,))) if self.scaled else (latents,)
 
     def encode(self, latents: Float[Tensor, "*batch token dim"]) -> tuple[Tensor, ...]:
-        """One tensor for each of `streams`, on the latents' device."""
+        """One tensor for each of `streams`."""
         if not self.scaled:
             return (latents.to(TORCH[NAMES[self.encoding]]),)
-        standard = (latents.float() - self._mean(latents)) / self._std(latents)
+        standard = (latents.float() - self._known(self.mean)) / self._known(self.std)
         largest = LARGEST[self.encoding]
         # The scale is rounded before it is used, so that its rounding is no error of the numbers'.
         scale = (standard.abs().amax(dim=-1) / largest).clamp(min=torch.finfo(torch.float16).tiny).half()
@@ -85,12 +90,12 @@ class LatentCodec:
         return numbers.clamp(-largest, largest).to(TORCH[NAMES[self.encoding]]), scale
 
     def decode(self, encoded: Mapping[str, Tensor]) -> Float[Tensor, "*batch token dim"]:
-        """The latents in float32, on the device of what is given; by the streams' names."""
+        """The latents in float32, from the streams by their names."""
         numbers = encoded[self.name].float()
         if not self.scaled:
             return numbers
         scaled = numbers * encoded[self.name + SCALE].unsqueeze(-1).float()
-        return scaled * self._std(scaled) + self._mean(scaled)
+        return scaled * self._known(self.std) + self._known(self.mean)
 
     def constants(self) -> dict[str, Any]:
         """The channels' constants in plain values; float32 in base64."""
@@ -122,13 +127,9 @@ class LatentCodec:
         std = torch.where(std > LEAST_STD * std.max(), std, 1.0)
         return cls(name, encoding, tokens.mean(dim=0).float(), std.float())
 
-    def _mean(self, like: Tensor) -> Tensor:
-        assert self.mean is not None, "an encoding with scales needs the channels' constants"
-        return self.mean.to(like.device)
-
-    def _std(self, like: Tensor) -> Tensor:
-        assert self.std is not None, "an encoding with scales needs the channels' constants"
-        return self.std.to(like.device)
+    def _known(self, constant: Tensor | None) -> Tensor:
+        assert constant is not None, "an encoding with scales needs the channels' constants"
+        return constant
 
 
 def error_of(original: Float[Tensor, "*batch dim"], decoded: Float[Tensor, "*batch dim"]) -> dict[str, float]:

@@ -161,6 +161,12 @@ class ShardHeader:
             return zip(self.rows.ids, self.rows.views, strict=True)
         return ((row.clip_id, row.view) for row in self.rows)
 
+    def places(self) -> set[int]:
+        """Places in the data set of all clips that are done with, usable or not."""
+        rows = self.rows
+        indices = rows.indices if isinstance(rows, StoredRows) else (row.index for row in rows)
+        return {*indices, *(bad.index for bad in self.bad)}
+
     def encode(self, room: int = 0) -> bytes:
         """The header as it stands at the file's beginning.
 

@@ -81,7 +81,11 @@ class ShardWriter:
         self.bad.append(bad)
 
     def copy_from(self, shard: ShardFile, keep: Sequence[int]) -> None:
-        """Takes over rows of an unfinished shard of the same number, so that they need not be computed again."""
+        """Takes over rows of a shard of the same number, so that they need not be computed again.
+
+        Raises:
+            CacheError: A row does not fit its checksum; copied unseen, it would get a new one that fits.
+        """
         descriptor = os.open(shard.path, os.O_RDONLY)
         try:
             for index in keep:
@@ -91,6 +95,10 @@ class ShardWriter:
                     offset, length = shard.place(stream, index)
                     arrays.append(os.pread(descriptor, length, offset))
                 self.add(row, arrays)
+                if self.rows[-1].checksums != row.checksums:
+                    raise CacheError(
+                        f"{shard.path} is damaged: {row.clip_id!r} does not fit its checksum; run `salt cache repair`"
+                    )
         finally:
             os.close(descriptor)
 
@@ -105,32 +113,28 @@ class ShardWriter:
             os.replace(self._partial, self.path)
             sync(self.path.parent)
 
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def discard(self) -> None:
+        """Gives up what is not committed; the last call in any case."""
         # The unfinished file goes while it is still locked: nobody else can have begun it.
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self._partial).st_ino == os.fstat(self._descriptor).st_ino:
                 os.unlink(self._partial)
         os.close(self._descriptor)
 
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
     def _claim(self) -> int:
         with self._telling():
             descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, the owner may have renamed or removed the file.
-            if os.stat(self._partial).st_ino != os.fstat(descriptor).st_ino:
-                raise ShardBusy(str(self.path))
-        except (BlockingIOError, FileNotFoundError):
+        if not _lock(descriptor, self._partial):
             os.close(descriptor)
-            raise ShardBusy(str(self.path)) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
+            raise ShardBusy(str(self.path))
         return descriptor
 
     def _reserve(self) -> None:
@@ -141,7 +145,7 @@ class ShardWriter:
                 if self._offsets[-1]:
                     os.posix_fallocate(self._descriptor, 0, self._offsets[-1])
         except CacheError:
-            self.__exit__(None, None, None)
+            self.discard()
             raise
 
     def _close_up(self, header: int) -> None:
@@ -174,6 +178,29 @@ class ShardWriter:
                     "same command continues"
                 ) from error
             raise CacheError(f"{self.path} cannot be written ({error.strerror}); see its permissions") from error
+
+
+def drop_abandoned(partial: Path) -> None:
+    """Removes an unfinished shard that a killed process has left, unless somebody writes it."""
+    try:
+        descriptor = os.open(partial, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        if _lock(descriptor, partial):
+            os.unlink(partial)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Locks an open file, unless another has; whether it is ours, and still the one that has this name."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, the owner may have renamed or removed the file.
+        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _write_all(descriptor: int, buffer: memoryview, offset: int) -> None:

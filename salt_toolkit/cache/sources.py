@@ -125,8 +125,6 @@ class CachedTeacher(Teacher):
         self.codec = codec
         self.token_spec = token_spec
         self.streams = [stream.name for stream in codec.streams(1, token_spec.dim)]
-        for name, constant in (("mean", codec.mean), ("std", codec.std)):
-            self.register_buffer(name, constant, persistent=False)
         self.eval()
 
     def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:

@@ -43,7 +43,7 @@ class ClipEncoder:
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.teachers = teachers
-        self.codecs = codecs
+        self.codecs = dict(codecs)
         self.kept = kept
         self.device = device
         self.autocast = autocast
@@ -81,7 +81,7 @@ class ClipEncoder:
         for name, encoding in encodings.items():
             mine = [batch[name] for batch in latents]
             codec = LatentCodec.calibrated(latents_name(name), encoding, mine)
-            self.codecs = {**self.codecs, name: codec}
+            self.codecs[name] = codec
             names = [stream.name for stream in codec.streams(1, 1)]
             decoded = [codec.decode(dict(zip(names, codec.encode(batch), strict=True))) for batch in mine]
             measured[name] = error_of(torch.cat(mine), torch.cat(decoded))

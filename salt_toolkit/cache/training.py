@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from salt_toolkit.cache.identity import cache_directory, cache_identity
+from salt_toolkit.cache.identity import cache_directory, cache_identity, require_comparable
 from salt_toolkit.cache.index import CacheIndex
-from salt_toolkit.cache.manifest import require_same
 from salt_toolkit.cache.quantization import LatentCodec
 from salt_toolkit.cache.sources import CachedClips, CachedRows, CachedTeacher, WithLatents, latents_name
 from salt_toolkit.cache.store import open_store
@@ -47,53 +45,46 @@ def find_cache(recipe: Recipe, dataset: Dataset) -> tuple[RecipeCache | None, st
     """
     if isinstance(dataset, CachedClips):
         index = dataset.rows.index
-        return _matching(recipe, index, dataset), f"clips and latents come from {index.directory}"
+        _require_its_own(recipe, index, clip_ids=None)
+        return RecipeCache(index, dataset), f"clips and latents come from {index.directory}"
     if recipe.cache is None:
         return None, ""
     directory = cache_directory(recipe.cache, recipe.dataset.config.split)
     if not open_store(directory).has_manifest():
         return None, f"there is no cache in {directory} yet (make it with `salt cache`): the teacher runs live"
     index = CacheIndex.open(directory, local_gb=recipe.cache.local_gb)
-    rows = CachedRows(index)
-    with_latents = CachedClips(rows) if recipe.cache.frames else WithLatents(dataset, rows)
-    cache = _matching(recipe, index, with_latents, clip_ids=dataset.clip_ids)
+    _require_its_own(recipe, index, dataset.clip_ids)
     unfinished = len(index.unfinished())
     if unfinished:
         return None, (
             f"the cache in {directory} is unfinished ({unfinished} of {index.manifest.num_shards} shards; "
             "go on with `salt cache`): the teacher runs live"
         )
-    return cache, f"latents come from {directory}: {len(index)} clips, {index.num_bytes / 1e9:.3g} GB"
+    rows = CachedRows(index)
+    samples = CachedClips(rows, dataset.class_names) if recipe.cache.frames else WithLatents(dataset, rows)
+    told = f"latents come from {directory}: {len(index)} clips, {index.num_bytes / 1e9:.3g} GB"
+    return RecipeCache(index, samples), told
 
 
-def _matching(
-    recipe: Recipe, index: CacheIndex, dataset: Dataset, *, clip_ids: Sequence[str] | None = None
-) -> RecipeCache:
-    """The cache, after a comparison with all that the recipe and this machine can tell."""
-    found = index.manifest.identity
-    wanted = recipe_identity(recipe, index, clip_ids)
-    comparable = {
-        name: {key: value for key, value in about.items() if key in wanted["teachers"].get(name, about)}
-        for name, about in found["teachers"].items()
-    }
-    require_same(index.directory, {**found, "teachers": comparable}, wanted)
-    return RecipeCache(index, dataset)
+def _require_its_own(recipe: Recipe, index: CacheIndex, clip_ids: Sequence[str] | None) -> None:
+    """Compares the cache with all that the recipe and this machine can tell.
 
-
-def recipe_identity(recipe: Recipe, index: CacheIndex, clip_ids: Sequence[str] | None) -> dict[str, Any]:
-    """What the cache's identity should be.
+    A teacher whose weights are not here is not compared: a cache that was copied here can be used.
 
     Args:
         recipe: That wants to train.
-        index: Of the cache; answers what the recipe leaves open.
+        index: Of the cache.
         clip_ids: Of the data set; None where the cache itself is the data set.
+
+    Raises:
+        CacheError: It belongs to something else; with the fields that differ.
     """
     found = index.manifest.identity
     section = recipe.cache or CacheSection(
         dir="", dtype=found["dtype"], frames=found["frames"], local_gb=0.0, shard_mb=1
     )
     split = recipe.dataset.config.split
+    wanted = cache_identity(recipe, section, clip_ids or (), split=split, clip=recipe.clip, forgive_missing=True)
     if clip_ids is None:
-        wanted = cache_identity(recipe, section, (), split=split, clip=recipe.clip)
-        return {**wanted, "dataset": found["dataset"]}
-    return cache_identity(recipe, section, clip_ids, split=split, clip=recipe.clip)
+        wanted["dataset"] = found["dataset"]
+    require_comparable(index.directory, found, wanted)
