@@ -24,11 +24,11 @@ from salt_toolkit.cache.command import CacheOptions, fill_cache
 from salt_toolkit.check import check_recipe
 from salt_toolkit.data.loading import collate
 from salt_toolkit.demo.data import write_demo_data
+from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs import RunDirectory
 from salt_toolkit.train.environment import Machine
-from salt_toolkit.train.metrics import read_metrics
 from salt_toolkit.train.start import run_recipe
 
 COMMON = """
@@ -141,7 +141,7 @@ def _row(name: str, settings: str, folder: Path, steps: int, num_clips: int) -> 
 def _rate(recipe: Recipe) -> float:
     """Clips a second of a run: the median of its lines but the first."""
     run_recipe(recipe)
-    lines = read_metrics(RunDirectory.of(recipe).metrics)
+    lines = read_lines(RunDirectory.of(recipe).metrics)
     return statistics.median(line["clips_per_second"] for line in lines[1:])
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import av
@@ -63,10 +64,11 @@ def measure(datasets: dict[DecoderName, VideoDataset], num_videos: int) -> dict[
                 datasets[decoder].read(index, turn)
                 if turn:  # the first turn warms up
                     times[decoder].append((time.process_time() - cpu, time.perf_counter() - wall))
-    return {
-        decoder: tuple(1000 * statistics.median(column) for column in zip(*rows, strict=True))  # type: ignore[misc]
-        for decoder, rows in times.items()
-    }
+    medians = {}
+    for decoder, rows in times.items():
+        cpu, wall = (1000 * statistics.median(column) for column in zip(*rows, strict=True))
+        medians[decoder] = (cpu, wall)
+    return medians
 
 
 def clips_per_second(dataset: VideoDataset, num_videos: int, num_threads: int) -> float:
@@ -75,7 +77,7 @@ def clips_per_second(dataset: VideoDataset, num_videos: int, num_threads: int) -
     with ThreadPoolExecutor(num_threads) as threads:
         for view in range(3):
             begin = time.perf_counter()
-            list(threads.map(lambda index: dataset.read(index, view), range(num_videos)))  # noqa: B023
+            list(threads.map(dataset.read, range(num_videos), repeat(view)))
             rates.append(num_videos / (time.perf_counter() - begin))
     return max(rates)
 

@@ -1,12 +1,14 @@
-"""Files that are whole or not there: written beside, synced, renamed."""
+"""Files that are whole or not there: written beside, synced, renamed; and where those of the user's cache lie."""
 
 from __future__ import annotations
 
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import Any
+
+# The same numbers as zlib's, three times as fast.
+from isal.isal_zlib import crc32
 
 CHUNK = 1 << 20
 
@@ -28,6 +30,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object a line; a last line that a kill cut short is left out."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
 def sync(path: Path) -> None:
     """Waits until a file's or directory's entry is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -42,5 +56,10 @@ def checksum(path: Path) -> str:
     crc = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
+            crc = crc32(chunk, crc)
     return f"{crc:08x}"
+
+
+def user_cache() -> Path:
+    """The directory of what can be had again: ``$XDG_CACHE_HOME/salt_toolkit``, or ``~/.cache/salt_toolkit``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt_toolkit"

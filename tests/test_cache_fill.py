@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from salt_toolkit.assemble import build_teacher
 from salt_toolkit.cache.command import CacheOptions, fill_cache
 from salt_toolkit.cache.index import CacheIndex, RowReader
 from salt_toolkit.cache.maintain import merge, repair, verify
@@ -17,7 +18,7 @@ from salt_toolkit.cache.manifest import shard_path
 from salt_toolkit.cache.shard_writer import ShardWriter
 from salt_toolkit.cache.spot import spot_check
 from salt_toolkit.contracts import Sample
-from salt_toolkit.errors import BadClip, CacheError, DataError, RecipeError
+from salt_toolkit.errors import BadClip, CacheError, DataError, MissingArtifact, RecipeError
 from salt_toolkit.recipe import load_recipe
 
 RECIPE = """
@@ -66,9 +67,9 @@ shard_mb = 1
 
 @pytest.fixture
 def load(tmp_path, registry):
-    def load(*overrides, name="cache"):
+    def load(*overrides, name="cache", text=RECIPE):
         path = tmp_path / "recipe.toml"
-        path.write_text(RECIPE)
+        path.write_text(text)
         settings = [f"run.dir={tmp_path / 'runs'}", f"cache.dir={tmp_path / name}", *overrides]
         return load_recipe(path, registry, settings)
 
@@ -244,6 +245,29 @@ def test_a_cache_of_another_teacher_is_refused_with_the_fields(load):
         fill_cache(load("teacher.dim=699"), CacheOptions())
 
 
+def of_a_run(path):
+    """The recipe with an earlier run as its teacher."""
+    teacher = '"toy_projection"\npatch = 8\ndim = 700'
+    return RECIPE.replace(teacher, f'"run"\npath = "{path}"')
+
+
+def test_a_teacher_whose_weights_are_absent_is_refused_and_nothing_is_written(load, tmp_path):
+    with pytest.raises(MissingArtifact, match="runs/absent"):
+        fill_cache(load(text=of_a_run(tmp_path / "runs" / "absent")), CacheOptions())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_no_manifest_describes_a_teacher_by_nothing(load, tmp_path, monkeypatch):
+    """Such as when the weights go after they were loaded; the cache would fit any teacher."""
+    other = load()
+    teacher = build_teacher(other, other.teachings()[0])
+    monkeypatch.setattr("salt_toolkit.cache.command.build_teacher", lambda *_: teacher)
+    recipe = load(text=of_a_run(tmp_path / "runs" / "absent"))
+    with pytest.raises(MissingArtifact, match="runs/absent"):
+        fill_cache(recipe, CacheOptions())
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_does_not_fit_the_disk_is_refused_before_it_begins(load, monkeypatch):
     from salt_toolkit.cache import command
 
@@ -320,6 +344,7 @@ KILLER = """
 import os, random, signal, sys, time
 import torch
 from pathlib import Path
+from salt_toolkit.assemble import build_teacher
 from salt_toolkit.cache.command import CacheOptions, fill_cache
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
@@ -408,3 +433,18 @@ def test_torch_is_not_needed_to_look_at_a_cache(load):
         f"assert CacheIndex.open({str(directory)!r}).complete\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_another_split_has_a_cache_of_its_own_with_clips_as_evaluation_sees_them(load):
+    recipe = load("clip.start=random", "clip.flip=true", "clip.views=2")
+    train = fill_cache(recipe, CacheOptions()).directory
+    validation = fill_cache(recipe, CacheOptions(split="validation")).directory
+    assert (train.name, validation.name) == ("train", "validation")
+    index = CacheIndex.open(validation)
+    assert index.complete and len(index) == 90 and len(CacheIndex.open(train)) == 180
+    assert {row.clip_id.partition("/")[0] for _, _, row in index.rows()} == {"validation"}
+    assert (
+        index.manifest.identity["clip"]["start"] == "center"
+        and index.manifest.identity["dataset"]["split"] == "validation"
+    )
+    assert all(check["ok"] for check in spot_check(validation, recipe, count=5))

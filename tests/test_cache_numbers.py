@@ -77,6 +77,14 @@ def test_every_scale_survives(encoding, scale, offset, constant, seed):
     assert (decoded.double() - latents.double()).abs().max() <= tolerance
 
 
+def test_constants_do_not_depend_on_batches():
+    """The last batch of a few clips is seldom as long as the others."""
+    latents = latents_with_outliers(7, 4, 16)
+    whole = LatentCodec.calibrated("x", "int8", [latents]).constants()
+    for batch_size in range(1, 8):
+        assert LatentCodec.calibrated("x", "int8", latents.split(batch_size)).constants() == whole
+
+
 def test_constants_survive_json():
     codec = LatentCodec.calibrated("x", "int8", [latents_with_outliers(2, 9, 32)])
     again = LatentCodec.of("x", "int8", codec.constants())

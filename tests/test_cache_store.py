@@ -22,6 +22,7 @@ from salt_toolkit.cache.maintain import merge, repair, verify
 from salt_toolkit.cache.manifest import FILE, Manifest, claim, differences, read_manifest, shard_path
 from salt_toolkit.cache.shard import BadRow, Row, ShardFile, Stream
 from salt_toolkit.cache.shard_writer import ShardBusy, ShardWriter
+from salt_toolkit.cache.store import LocalStore, RemoteStore
 from salt_toolkit.errors import CacheError
 
 STREAMS = (Stream("latents.teacher", "F32", (3, 4)), Stream("clip", "U8", (2, 5)))
@@ -40,7 +41,7 @@ def arrays_of(index, view):
     ]
 
 
-def write_shard(directory, manifest, number, *, skip=(), bad=()):
+def write_shard(directory, manifest, number, *, skip=(), bad=(), arrays_of=arrays_of):
     view, places = manifest.places(number)
     with ShardWriter(shard_path(directory, number), manifest.streams, [f"clip {i}" for i in places]) as writer:
         for index in places:
@@ -272,6 +273,122 @@ def test_what_an_object_store_lacks_is_said_in_a_sentence(remote):
     reader = RowReader(CacheIndex.open("memory://bucket/train", local_gb=0.0))
     with pytest.raises(CacheError, match=r"000001.safetensors is damaged: clip of 'clip 6'"):
         reader.read_into("clip 6", 0, {"clip": np.empty((2, 5), np.uint8)})
+
+
+URL = "memory://bucket/train"
+
+
+def kept_files(tmp_path):
+    """Everything that is kept on this machine, finished or not."""
+    return sorted(path for path in (tmp_path / "home").rglob("*") if path.is_file())
+
+
+def changed(index, view):
+    """What clips look like once they have changed; of the same shape and size."""
+    return [array[::-1].copy() for array in arrays_of(index, view)]
+
+
+def change_shard(remote, cache, number, **how):
+    """Writes a shard of the object store anew."""
+    write_shard(cache, read_manifest(cache), number, **how)
+    remote.put_file(str(shard_path(cache, number)), f"/bucket/train/shards/{number:06d}.safetensors")
+
+
+def latents_of(reader, clip, view):
+    latents = np.empty((3, 4), np.float32)
+    reader.read_into(f"clip {clip}", view, {"latents.teacher": latents})
+    return latents
+
+
+def test_a_failed_download_leaves_no_file_and_takes_no_room(remote, tmp_path, monkeypatch):
+    size = remote.size("/bucket/train/shards/000000.safetensors")
+    store = RemoteStore(URL, local_gb=(size + 0.5) / 1e9)  # for one shard
+    store.numbers()
+
+    def breaks_off(self, source, target, **_):
+        with open(target, "wb") as file:
+            file.write(self.cat_file(source)[: size // 2])
+        raise ConnectionResetError("connection reset by peer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(remote), "get_file", breaks_off)
+        for _ in range(2):
+            with pytest.raises(CacheError, match="connection reset by peer"):
+                store.local(0)
+            assert kept_files(tmp_path) == []
+    path = store.local(0)
+    assert path.read_bytes() == remote.cat_file("/bucket/train/shards/000000.safetensors")
+    assert kept_files(tmp_path) == [path]
+    assert store.local(1) is None  # now the room is taken
+
+
+def test_a_download_that_ends_early_unnoticed_is_not_kept(remote, tmp_path, monkeypatch):
+    def ends_early(self, source, target, **_):
+        with open(target, "wb") as file:
+            file.write(self.cat_file(source)[:-1])
+
+    monkeypatch.setattr(type(remote), "get_file", ends_early)
+    store = RemoteStore(URL)
+    store.numbers()
+    with pytest.raises(CacheError, match=r"memory://bucket/train/shards/000000.safetensors has \d+ bytes, and"):
+        store.local(0)
+    assert kept_files(tmp_path) == []
+
+
+def test_a_stale_copy_of_a_shard_is_neither_used_nor_left(remote, cache, tmp_path):
+    """Also one that an earlier version has named otherwise, and one that was torn; all give their room back."""
+    gb = (sum(remote.du("/bucket/train/shards", total=False).values()) + 0.5) / 1e9
+
+    def read_all():
+        index = CacheIndex.open(URL, local_gb=gb)
+        reader = RowReader(index)
+        found = {(row.index, row.view): latents_of(reader, row.index, row.view) for _, _, row in index.rows()}
+        reader.close()
+        return found
+
+    read_all()
+    before = kept_files(tmp_path)
+    assert len(before) == 6
+    change_shard(remote, cache, 1, bad={7}, arrays_of=changed)
+    before[0].rename(before[0].with_name("000000.safetensors"))
+    before[2].write_bytes(before[2].read_bytes()[:-1])
+    for (clip, view), latents in read_all().items():
+        now = changed if view == 0 and 4 <= clip < 8 else arrays_of
+        np.testing.assert_array_equal(latents, now(clip, view)[0])
+    after = kept_files(tmp_path)
+    assert [path in after for path in before] == [True, False, True, True, True, True]
+    for number, path in enumerate(after):
+        assert path.read_bytes() == remote.cat_file(f"/bucket/train/shards/{number:06d}.safetensors")
+    assert len(after) == 6
+    remote.rm_file("/bucket/train/shards/000005.safetensors")
+    CacheIndex.open(URL, local_gb=gb)
+    assert kept_files(tmp_path) == after[:5]
+
+
+def test_a_shard_that_changes_under_a_reader_is_an_error(remote, cache, tmp_path):
+    reader = RowReader(CacheIndex.open(URL))
+    change_shard(remote, cache, 0, arrays_of=changed)
+    with pytest.raises(CacheError, match=r"000000.safetensors has changed since the cache was opened"):
+        latents_of(reader, 0, 0)
+    assert kept_files(tmp_path) == []
+
+
+def test_a_home_that_cannot_be_written_is_said_in_a_sentence(remote, tmp_path):
+    (tmp_path / "home").write_text("no directory")
+    reader = RowReader(CacheIndex.open(URL))
+    with pytest.raises(CacheError, match=r"cannot be written \(Not a directory\).* XDG_CACHE_HOME .*local_gb = 0"):
+        latents_of(reader, 0, 0)
+
+
+def test_every_store_reads_the_same_bytes(remote, cache):
+    stores = (LocalStore(cache), RemoteStore(URL))
+    for number in stores[0].numbers():
+        whole = shard_path(cache, number).read_bytes()
+        for offset, length in ((0, 8), (5, 100), (len(whole) - 3, 3)):
+            assert {store.read(number, offset, length) for store in stores} == {whole[offset : offset + length]}
+    shard_path(cache, 0).unlink()
+    with pytest.raises(CacheError, match=r"000000.safetensors cannot be read \(No such file"):
+        stores[0].read(0, 0, 8)
 
 
 # Manifest and index.

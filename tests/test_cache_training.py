@@ -6,16 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
+import torch
 
 from salt_toolkit.cache.command import CacheOptions, fill_cache
+from salt_toolkit.cache.quantization import LatentCodec
+from salt_toolkit.cache.sources import CachedTeacher
 from salt_toolkit.check import check_recipe
 from salt_toolkit.errors import CacheError
+from salt_toolkit.files import read_lines
+from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.metrics import read_metrics
 from salt_toolkit.train.start import run_recipe
 
 RECIPE = """
@@ -65,25 +67,12 @@ max_bad_fraction = 0.2
 NUM_VIDEOS = 13
 
 
-def write_video(path, shade):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for number in range(7):
-            picture = np.full((32, 32, 3), shade, np.uint8)
-            picture[4 * number : 4 * number + 8, 8:24] = 255 - shade
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode(None))
-
-
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory):
+def videos(tmp_path_factory, write_video):
     """Twelve videos, and one that is none."""
     root = tmp_path_factory.mktemp("videos")
     for number in range(NUM_VIDEOS):
-        write_video(root / "train" / "ab"[number % 2] / f"übung {number:02}.mp4", 7 * number)
+        write_video(root / "train" / "ab"[number % 2] / f"übung {number:02}.mp4", 7 * number, frames=7)
     (root / "train" / "a" / "übung 04.mp4").write_bytes(b"no video")
     return root
 
@@ -102,7 +91,7 @@ def load(tmp_path, videos, registry):
 
 def losses(recipe):
     run_recipe(recipe)
-    return [line["loss"] for line in read_metrics(RunDirectory.of(recipe).metrics)]
+    return [line["loss"] for line in read_lines(RunDirectory.of(recipe).metrics)]
 
 
 @pytest.mark.parametrize("frames", ["false", "true"])
@@ -134,7 +123,7 @@ def test_a_copied_cache_with_its_clips_is_all_that_training_needs(load, tmp_path
     words = ["run", str(path), "--set", "run.name=there", "--set", f"run.dir={tmp_path / 'runs'}"]
     subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
     there = load_recipe(path, registry, ["run.name=there", f"run.dir={tmp_path / 'runs'}"])
-    found = [line["loss"] for line in read_metrics(RunDirectory.of(there).metrics)]
+    found = [line["loss"] for line in read_lines(RunDirectory.of(there).metrics)]
     assert found == pytest.approx(live, rel=1e-6)
     assert check_recipe(there).facts["clips"] == NUM_VIDEOS
 
@@ -146,6 +135,24 @@ def test_without_a_cache_or_with_half_of_one_the_teacher_runs_live(load, capsys)
     fill_cache(load(), CacheOptions(limit=5))
     assert losses(load("run.name=half")) == live
     assert "is unfinished (2 of 2 shards" in capsys.readouterr().err
+
+
+def test_half_a_cache_of_clips_stands_in_for_nothing(load, capsys):
+    """The data set is read, and not what the cache has of it."""
+    live = losses(load(cached=False))
+    fill_cache(load("cache.frames=true"), CacheOptions(limit=5))
+    assert losses(load("cache.frames=true", "run.name=half")) == live
+    assert "is unfinished (2 of 2 shards" in capsys.readouterr().err
+
+
+def test_a_stand_in_for_a_teacher_moves_its_constants_and_saves_none():
+    codec = LatentCodec("latents.teacher", "int8", torch.zeros(6), torch.ones(6))
+    teacher = CachedTeacher(codec, TokenSpec(Grid(2, 2, 2), 6))
+    assert teacher.state_dict() == {} == codec.state_dict()
+    teacher.to(torch.device("meta"))
+    assert (codec.mean.device.type, codec.std.device.type) == ("meta", "meta")
+    encoded = codec.encode(torch.empty(3, 8, 6, device="meta"))  # refuses constants of another device
+    assert [tensor.shape for tensor in encoded] == [(3, 8, 6), (3, 8)]
 
 
 @pytest.mark.parametrize(
@@ -164,10 +171,10 @@ def test_a_cache_of_something_else_is_refused_with_the_field(load, change, field
         losses(load(change))
 
 
-def test_another_data_set_is_refused(load, tmp_path):
+def test_another_data_set_is_refused(load, tmp_path, write_video):
     fill_cache(load(), CacheOptions())
     for number in range(NUM_VIDEOS):
-        write_video(tmp_path / "other" / "train" / "c" / f"{number}.mp4", number)
+        write_video(tmp_path / "other" / "train" / "c" / f"{number}.mp4", number, frames=7)
     with pytest.raises(CacheError, match=r"dataset.ids is \"sha256"):
         losses(load(videos=tmp_path / "other"))
 

@@ -307,7 +307,8 @@ def test_a_family_that_does_not_answer_is_a_plugin_error():
 
 def test_the_arithmetic_needs_no_torch():
     code = (
-        "import sys, salt_toolkit.teaching.config, salt_toolkit.teaching.files, salt_toolkit.teaching.identity\n"
+        "import sys\n"
+        "from salt_toolkit.teaching import config, files, headers, identity\n"
         "assert not {'torch', 'timm', 'transformers', 'safetensors'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

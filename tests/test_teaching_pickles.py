@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles, tensor_shapes
+from salt_toolkit.teaching.files import CheckpointFiles
+from salt_toolkit.teaching.headers import tensor_shapes
 from salt_toolkit.teaching.loading import read_weights
 
 
@@ -127,7 +128,7 @@ def test_nothing_that_a_pickle_names_is_imported(tmp_path):
     (tmp_path / "a_module_with_effects.py").write_text("raise SystemExit(7)")
     path.write_bytes(global_by_hand("a_module_with_effects", "anything", "1"))
     code = (
-        "import sys; from pathlib import Path; from salt_toolkit.teaching.files import tensor_shapes\n"
+        "import sys; from pathlib import Path; from salt_toolkit.teaching.headers import tensor_shapes\n"
         "try: tensor_shapes(Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__)\n"
         "assert 'torch' not in sys.modules"

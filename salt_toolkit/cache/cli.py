@@ -14,9 +14,6 @@ from salt_toolkit.errors import SaltError
 FILL = "fill"
 """The command that is meant when the first word is none: ``salt cache RECIPE``."""
 
-STOPPED = 75
-"""Exit code (EX_TEMPFAIL) of work that stopped on time: call again."""
-
 
 class _FillByDefault(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -58,6 +55,7 @@ def fill(
     loaded = load_recipe(recipe, discover(), overrides or ())
     part = _part(shard)
     from salt_toolkit.cache.command import CacheOptions, fill_cache
+    from salt_toolkit.train.signals import OUT_OF_TIME
 
     options = CacheOptions(split, limit, batch_size, workers, device, max_hours, part)
     outcome = fill_cache(loaded, options)
@@ -71,7 +69,7 @@ def fill(
         raise typer.Exit(128 + outcome.stopped_by)
     why = "others are writing them" if counts.busy else "the time was up"
     typer.echo(f"{outcome.missing} clips are missing ({why}): call again", err=True)
-    raise typer.Exit(STOPPED)
+    raise typer.Exit(OUT_OF_TIME)
 
 
 @cache_app.command()
@@ -166,14 +164,12 @@ def convert(
 
 
 def _import(source: Path, target: Path, dtype: Any, recipe: Path | None, overrides: Any) -> int:
-    from salt_toolkit.cache.convert import import_folder
-
     if recipe is None:
         raise SaltError(
             f"{source} is no cache; to import a folder of .pt files, name the recipe whose latents they are with "
             "--recipe, so that training can tell whether they are its own"
         )
-    from salt_toolkit.cache.convert import claimed_identity
+    from salt_toolkit.cache.convert import claimed_identity, import_folder
     from salt_toolkit.recipe import load_recipe
     from salt_toolkit.registry import discover
 

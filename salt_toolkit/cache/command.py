@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -120,7 +119,11 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
         drop_leftovers(directory)
         if not missing_clips(directory, _part(options), _end(options, dataset)):
             return CacheOutcome(directory, Counts(), 0, None)
-    with Progress(f"cache {split}", unit="clip") as progress, StopRequests() as requests:
+    silent = os.environ.get("RANK", "0") != "0"
+    with (
+        Progress(f"cache {split}", unit="clip", silent=silent) as progress,
+        StopRequests(options.max_hours) as requests,
+    ):
         machine = _machine(recipe, options.device)
         progress.say(f"{directory} on {machine.describe()}")
         # With their own grids: a cache serves every student's.
@@ -138,7 +141,7 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
             workers=setup.workers,
             part=_part(options),
             end=_end(options, dataset),
-            stop=_stopper(requests, options.max_hours),
+            stop=lambda: requests.pending,
         )
         missing = sum(work.missing().values())
         for line in _costs(manifest, missing, rates):
@@ -248,16 +251,9 @@ def _present(directory: Path, identity: dict[str, Any]) -> Manifest | None:
 
 
 def _machine(recipe: Recipe, device: str | None) -> Machine:
-    """Training's machine, or another device; under `accelerate launch` each process has a GPU of its own."""
+    """Training's machine, or another device."""
     found = Machine.here(recipe)
-    if device is None and found.device.type == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return found if device is None else found.on(torch.device(device))
-
-
-def _stopper(requests: StopRequests, max_hours: float | None) -> Callable[[], bool]:
-    end = float("inf") if max_hours is None else time.monotonic() + 3600 * max_hours
-    return lambda: requests.received is not None or time.monotonic() > end
 
 
 def _costs(manifest: Manifest, missing: int, rates: _Rates) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from isal.isal_zlib import crc32
 
 from salt_toolkit.cache.manifest import Manifest
 from salt_toolkit.cache.shard import BadRow, Row, ShardFile
@@ -189,7 +190,7 @@ class RowReader:
         key = (number, place, stream)
         if self.check == "never" or (self.check == "once" and key in self._checked):
             return True
-        if zlib.crc32(data) != self.index.shards[number].header.rows[place].checksums[stream]:
+        if crc32(data) != self.index.shards[number].header.rows[place].checksums[stream]:
             return False
         self._checked.add(key)
         return True

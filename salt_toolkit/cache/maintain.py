@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from salt_toolkit.cache.index import CacheIndex
 from salt_toolkit.cache.manifest import FILE, SHARDS, read_manifest, require_same, shard_path
@@ -179,7 +179,7 @@ def _check_rows(shard: ShardFile) -> Iterator[DamagedRow]:
 def _fault(data: bytes, stream: Stream, checksum: int, length: int) -> str:
     if len(data) != length:
         return f"has {len(data)} of {length} bytes"
-    if zlib.crc32(data) != checksum:
+    if crc32(data) != checksum:
         return "does not fit its checksum"
     return "" if _finite(data, stream.dtype) else "holds numbers that are not finite"
 

@@ -116,9 +116,7 @@ class LatentCodec(nn.Module):
         return cls(name, encoding, **tensors)
 
     @classmethod
-    def calibrated(
-        cls, name: str, encoding: Encoding, latents: Iterable[Float[Tensor, "batch token dim"]]
-    ) -> LatentCodec:
+    def calibrated(cls, name: str, encoding: Encoding, latents: Iterable[Float[Tensor, "_ token dim"]]) -> LatentCodec:
         """A codec with the channels' constants of some latents, where it needs any."""
         if encoding not in LARGEST:
             return cls(name, encoding)

@@ -255,6 +255,12 @@ class ShardFile:
         size: Bytes of the file; with ``read``.
         read: Gives bytes of the file, by offset and length; the local file by default.
 
+    Attributes:
+        header: What it says of itself.
+        checksum: crc32 of the header's text, as eight hexadecimal digits. The header holds the checksums of
+            all rows, so this tells whether two shards are the same.
+        offsets: Where each stream begins in the file, and where the file ends.
+
     Raises:
         CacheError: The file is torn, damaged, or no shard.
     """
@@ -273,7 +279,9 @@ class ShardFile:
         length = struct.unpack("<Q", read(0, 8).ljust(8, b"\xff"))[0]
         if not 0 < length <= min(MAX_HEADER, size - 8):
             raise CacheError(f"{self.path} is torn or no shard: its header claims {length} of {size} bytes; {_REPAIR}")
-        self.header = decode_header(read(8, length), str(self.path))
+        text = read(8, length)
+        self.header = decode_header(text, str(self.path))
+        self.checksum = f"{zlib.crc32(text):08x}"
         self.offsets = offsets(self.header.streams, len(self.header.rows), start=8 + length)
         if size != self.offsets[-1]:
             raise CacheError(f"{self.path} has {size} bytes, and its header promises {self.offsets[-1]}; {_REPAIR}")

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from salt_toolkit.cache.shard import PAGE, BadRow, Row, ShardFile, ShardHeader, Stream, offsets
 from salt_toolkit.errors import CacheError
@@ -73,7 +74,7 @@ class ShardWriter:
                 )
             with self._telling():
                 _write_all(self._descriptor, buffer, offset + len(self.rows) * stream.row_bytes)
-            checksums.append(zlib.crc32(buffer))
+            checksums.append(crc32(buffer))
         self.rows.append(replace(row, checksums=tuple(checksums)))
 
     def add_bad(self, bad: BadRow) -> None:

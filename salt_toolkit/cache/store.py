@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from salt_toolkit.cache.manifest import FILE, SHARDS, Manifest, parse_manifest, shard_path
 from salt_toolkit.cache.shard import ShardFile
 from salt_toolkit.errors import CacheError
+from salt_toolkit.files import user_cache
 
 LOCAL_GB = 50.0
 """Gigabytes of shards that are kept on this machine by default."""
@@ -88,7 +91,65 @@ class LocalStore:
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """See `Store`."""
-        raise AssertionError("the rows of a local shard are read from its file")
+        path = shard_path(self.directory, number)
+        try:
+            return _read_at(path, offset, length)
+        except OSError as error:
+            raise CacheError(f"{path} cannot be read ({error.strerror})") from error
+
+
+class _KeptShards:
+    """Copies of an object store's shards on this machine, in a directory that several processes may use.
+
+    A copy is called by its shard's number and checksum, so a shard that has changed in the store is another file.
+
+    Args:
+        directory: Of the copies; made when the first one comes.
+        max_bytes: That all copies together may take.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+        self._found: dict[int, list[Path]] = {}
+        for path in directory.glob("*.safetensors"):
+            number = path.name.partition(".")[0]
+            if number.isdecimal():
+                self._found.setdefault(int(number), []).append(path)
+        self._room = max_bytes - sum(_num_bytes(path) for paths in self._found.values() for path in paths)
+
+    def place(self, number: int, checksum: str, size: int) -> Path:
+        """Where the copy of a shard is, or belongs; others of its number, and torn ones, are removed."""
+        wanted = self.directory / f"{number:06d}.{checksum}.safetensors"
+        for path in self._found.pop(number, ()):
+            if path != wanted or _num_bytes(path) != size:
+                self._drop(path)
+        return wanted
+
+    def drop_all_but(self, numbers: Collection[int]) -> None:
+        """Removes copies of shards that the store has no more."""
+        for number in self._found.keys() - numbers:
+            for path in self._found.pop(number):
+                self._drop(path)
+
+    @contextlib.contextmanager
+    def reserved(self, size: int) -> Iterator[bool]:
+        """Takes room for so many bytes, if there is as much; gives it back if what happens meanwhile fails."""
+        with self._lock:
+            there_is = size <= self._room
+            self._room -= size if there_is else 0
+        try:
+            yield there_is
+        except BaseException:
+            with self._lock:
+                self._room += size if there_is else 0
+            raise
+
+    def _drop(self, path: Path) -> None:
+        size = _num_bytes(path)
+        path.unlink(missing_ok=True)  # another process may have been faster
+        with self._lock:
+            self._room += size
 
 
 class RemoteStore:
@@ -111,10 +172,11 @@ class RemoteStore:
             self._files, self._root = url_to_fs(self.name)
         except (ImportError, ValueError) as error:
             raise CacheError(f"{url} cannot be opened ({error}); install what that kind of URL needs") from error
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._kept = home / "salt_toolkit" / "shards" / hashlib.sha256(self.name.encode()).hexdigest()[:16]
-        self._room = int(local_gb * 1e9) - sum(file.stat().st_size for file in self._kept.glob("*.safetensors"))
+        folder = user_cache() / "shards" / hashlib.sha256(self.name.encode()).hexdigest()[:16]
+        self._kept = _KeptShards(folder, int(local_gb * 1e9))
         self._sizes: dict[int, int] = {}
+        self._checksums: dict[int, str] = {}
+        self._copies: dict[int, Path] = {}
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
 
@@ -133,34 +195,58 @@ class RemoteStore:
         entries = self._ask(self._files.ls, f"{self._root}/{SHARDS}", detail=True)
         found = {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries}
         self._sizes = {number: found[f"{number:06d}.safetensors"] for number in _numbers(found)}
+        self._kept.drop_all_but(self._sizes.keys())
         return sorted(self._sizes)
 
     def shard(self, number: int) -> ShardFile:
         """See `Store`."""
-        name = f"{self.name}/{SHARDS}/{number:06d}.safetensors"
-        return ShardFile(name, size=self._sizes[number], read=lambda at, length: self.read(number, at, length))
+        size = self._sizes[number]
+        shard = ShardFile(self._url(number), size=size, read=partial(self.read, number))
+        self._checksums[number] = shard.checksum
+        self._copies[number] = self._kept.place(number, shard.checksum, size)
+        return shard
 
     def local(self, number: int) -> Path | None:
         """See `Store`."""
+        if number not in self._copies:
+            self.shard(number)
+        path = self._copies[number]
         with self._lock:
             lock = self._locks.setdefault(number, threading.Lock())
         with lock:  # others may come for other shards meanwhile
-            path = self._kept / f"{number:06d}.safetensors"
-            if path.exists() and path.stat().st_size == self._sizes[number]:
+            if path.exists():
                 return path
-            with self._lock:
-                if self._room < self._sizes[number]:
+            with self._kept.reserved(self._sizes[number]) as there_is_room:
+                if not there_is_room:
                     return None
-                self._room -= self._sizes[number]
-            self._kept.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            self._ask(self._files.get_file, self._path(number), str(beside))
-            beside.replace(path)
+                self._fetch(number, path)
             return path
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """See `Store`."""
         return self._ask(self._files.cat_file, self._path(number), start=offset, end=offset + length)
+
+    def _fetch(self, number: int, path: Path) -> None:
+        """Brings a shard here, if it is still the one whose header was read."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"{path.parent} cannot be written ({error.strerror}), and shards are kept there; set XDG_CACHE_HOME "
+                "to another directory, or cache.local_gb = 0"
+            ) from error
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self._ask(self._files.get_file, self._path(number), str(beside))
+            come = ShardFile(self._url(number), size=beside.stat().st_size, read=partial(_read_at, beside))
+            if come.checksum != self._checksums[number]:
+                raise CacheError(f"{come.path} has changed since the cache was opened; begin again")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _url(self, number: int) -> str:
+        return f"{self.name}/{SHARDS}/{number:06d}.safetensors"
 
     def _path(self, number: int) -> str:
         return f"{self._root}/{SHARDS}/{number:06d}.safetensors"
@@ -188,3 +274,16 @@ def _numbers(names: Any) -> Iterator[int]:
         stem, dot, ending = name.partition(".")
         if dot and ending == "safetensors" and stem.isdigit():
             yield int(stem)
+
+
+def _read_at(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), length, offset)
+
+
+def _num_bytes(path: Path) -> int:
+    """Of a file; nothing if another process has just removed it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

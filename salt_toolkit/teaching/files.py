@@ -1,36 +1,21 @@
-"""Checkpoints as files: where they lie, what shapes they hold, and their digest; without torch.
-
-Shapes are read from headers alone, so `salt check` can tell a wrong or a torn file from a right one
-in milliseconds. Pickles are walked by an unpickler that builds nothing.
-"""
+"""Checkpoints as files: where they lie, how they come here, and their digest; without torch."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import hashlib
 import json
-import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any
 
 from salt_toolkit.errors import CheckpointError, MissingArtifact
-from salt_toolkit.files import CHUNK, write_json
+from salt_toolkit.files import CHUNK, user_cache, write_json
+from salt_toolkit.teaching.headers import first_line, tensor_shapes, torn
 
 SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
 PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
-WRAPPERS = ("model", "module", "state_dict")
-"""Keys under which training scripts put the weights."""
-
-PREFIXES = ("module.", "_orig_mod.", "backbone.")
-"""What DistributedDataParallel, torch.compile and detection code put before every key."""
-
-ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -139,70 +124,11 @@ def not_here(name: str, known: Sequence[str] = (), reason: str = "", hint: str =
     return MissingArtifact(what, fix)
 
 
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's weights, from its header alone, with wrappers and their prefixes taken off.
-
-    Args:
-        file: safetensors, or what torch.save wrote (either of its formats).
-
-    Raises:
-        CheckpointError: The file is torn, holds no weights, or would run code when loaded.
-    """
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(1)
-            is_zip = zipfile.is_zipfile(opened)
-            opened.seek(0)
-            if is_safetensors(file):  # asked first: the length before its header may begin like a pickle
-                found = _safetensors_shapes(file)
-            elif is_zip:
-                found = _zip_shapes(file)
-            elif start == b"\x80":
-                found = _legacy_shapes(opened)
-            else:
-                raise CheckpointError(_torn(file, "it is neither safetensors nor a file of torch.save"))
-        shapes = {key: value.shape for key, value in unwrap(found).items() if isinstance(value, _Tensor)}
-    except CheckpointError:
-        raise
-    except Exception as error:  # a torn pickle may raise anything
-        raise CheckpointError(_torn(file, first_line(error))) from error
-    if not shapes:
-        raise CheckpointError(f"{file} holds no weights; name the file of a model's state_dict")
-    return shapes
-
-
-def is_safetensors(file: Path) -> bool:
-    """Whether a file is safetensors, by its first bytes: a length, and a table in JSON."""
-    with file.open("rb") as opened:
-        return opened.read(9)[8:] == b"{"
-
-
-def unwrap(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """Takes a state_dict out of what training scripts put around it, and off the prefixes of its keys.
-
-    What has no name for a key, such as an optimizer's numbered state, is left out.
-    """
-    for wrapper in WRAPPERS:
-        inner = state.get(wrapper)
-        if isinstance(inner, Mapping) and inner:
-            return unwrap(inner)
-    return strip_prefixes({key: value for key, value in state.items() if isinstance(key, str)}, PREFIXES)
-
-
-def strip_prefixes(state: Mapping[str, ValueT], prefixes: Sequence[str]) -> dict[str, ValueT]:
-    """Takes prefixes off while every key has one of them."""
-    stripped = dict(state)
-    for prefix in (*prefixes, *prefixes):
-        if stripped and all(key.startswith(prefix) for key in stripped):
-            stripped = {key.removeprefix(prefix): value for key, value in stripped.items()}
-    return stripped
-
-
 def file_digest(file: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal.
 
     The hub's cache names large files by their sha256. For other large files the answer is kept in
-    ``$XDG_CACHE_HOME/salt_toolkit``, together with size and time of change.
+    `user_cache`, together with size and time of change.
     """
     path = file.resolve()
     if path.parent.name == "blobs" and len(path.name) == 64:
@@ -217,11 +143,6 @@ def file_digest(file: Path) -> str:
         if keeps:
             _remember(remembered)
     return remembered[key]
-
-
-def first_line(error: BaseException) -> str:
-    """An exception in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _in_directory(name: str, folder: Path) -> CheckpointFiles:
@@ -250,130 +171,17 @@ def _shards(file: Path) -> tuple[Path, ...]:
         names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
         shards = {name: file.parent / name for name in names}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(_torn(file, first_line(error))) from error
+        raise CheckpointError(torn(file, first_line(error))) from error
     if not shards:
-        raise CheckpointError(_torn(file, "it names no files"))
+        raise CheckpointError(torn(file, "it names no files"))
     missing = [name for name, shard in shards.items() if not shard.is_file()]
     if missing:
         raise CheckpointError(f"{file} names files that are not there: {', '.join(missing)}; get the checkpoint anew")
     return tuple(shards.values())
 
 
-def _torn(file: Path, reason: str) -> str:
-    return f"{file} is torn or no checkpoint ({reason}); get it anew"
-
-
-def _safetensors_shapes(file: Path) -> dict[str, _Tensor]:
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    size, expected = file.stat().st_size, 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-    if size != expected:
-        raise ValueError(f"it has {size} bytes, and its header promises {expected}")
-    return {key: _Tensor(tuple(entry["shape"])) for key, entry in header.items()}
-
-
-def _zip_shapes(file: Path) -> Mapping[Any, Any]:
-    with zipfile.ZipFile(file) as archive:
-        (name,) = (entry for entry in archive.namelist() if entry.endswith("/data.pkl"))
-        with archive.open(name) as opened:
-            return _walk(opened, file)
-
-
-def _legacy_shapes(opened: IO[bytes]) -> Mapping[Any, Any]:
-    """Files from before torch 1.6: four pickles (magic number, protocol, system, object), then the numbers."""
-    for _ in range(3):
-        _walk(opened, Path(opened.name))
-    return _walk(opened, Path(opened.name))
-
-
-def _walk(opened: IO[bytes] | zipfile.ZipExtFile, file: Path) -> Mapping[Any, Any]:
-    walker = _Walker(opened)
-    try:
-        value = walker.load()
-    except Exception:  # what was refused cannot be followed any further
-        if not walker.refused:
-            raise
-        value = None
-    if walker.refused:
-        raise CheckpointError(
-            f"{file} wants to run {', '.join(sorted(walker.refused))} when it is loaded, which salt never does; "
-            "save the model's state_dict alone (torch.save(model.state_dict(), ...), or safetensors)"
-        )
-    return value if isinstance(value, Mapping) else {}
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    shape: tuple[int, ...]
-
-
-class _Nothing:
-    """Stands for whatever a pickle would build besides tensors and containers."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def __setitem__(self, *_: Any) -> None: ...
-
-    def append(self, _: Any) -> None: ...
-
-    extend = append
-
-
-SAFE_GLOBALS = {
-    "_codecs.encode",
-    "argparse.Namespace",
-    "builtins.bytearray",
-    "builtins.complex",
-    "builtins.set",
-    "collections.Counter",
-    "collections.OrderedDict",
-    "torch.serialization._get_layout",
-}
-"""What may stand in a pickle besides torch's own: training scripts save their arguments beside the weights.
-
-All of it is what ``torch.load(weights_only=True)`` takes, with argparse.Namespace allowed.
-"""
-
-
-_REBUILD_TENSOR = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
-_REBUILD_PARAMETER = {f"torch._utils._rebuild_parameter{kind}" for kind in ("", "_with_state")}
-
-
-class _Walker(pickle._Unpickler):
-    """Follows a pickle and builds shapes instead of tensors; nothing that it names is imported.
-
-    It is Python's own unpickler in Python: the one in C sets aside whatever memory a torn or malicious
-    pickle asks for, up to 64 GB for four wrong bytes.
-    """
-
-    def __init__(self, file: IO[bytes] | zipfile.ZipExtFile) -> None:
-        super().__init__(file)
-        self.refused: set[str] = set()
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module.replace('__builtin__', 'builtins')}.{name}"  # torch.save writes Python 2's names
-        if full in _REBUILD_TENSOR:
-            return lambda _storage, _offset, size, *_: _Tensor(tuple(size))
-        if full in _REBUILD_PARAMETER:
-            return lambda tensor, *_: tensor
-        if full == "torch._tensor._rebuild_from_type_v2":
-            return lambda rebuild, _type, arguments, _state: rebuild(*arguments)
-        if full in ("collections.OrderedDict", "torch.Size", "builtins.set"):
-            return {"OrderedDict": collections.OrderedDict, "Size": tuple, "set": set}[name]
-        if full not in SAFE_GLOBALS and module not in ("torch", "torch._utils", "torch.storage"):
-            self.refused.add(full)
-        return _Nothing
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-
 def _digests() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt_toolkit" / "digests.json"
+    return user_cache() / "digests.json"
 
 
 def _remembered() -> dict[str, str]:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from salt_toolkit.errors import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles, first_line, is_safetensors, tensor_shapes, unwrap
+from salt_toolkit.teaching.files import CheckpointFiles
+from salt_toolkit.teaching.headers import first_line, is_safetensors, tensor_shapes, unwrap
 
 SHOWN = 6
 """How many keys an error lists before it says how many more there are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +20,7 @@ from salt_videomae.layouts import Layout, layout_of
 from salt_videomae.settings import from_transformers, from_videomae2
 
 
-class _VideoMAEConfig(EncoderConfig):
+class _VideoMAEConfig(EncoderConfig, ABC):
     """What both generations share: one architecture, several layouts of files."""
 
     published: ClassVar[tuple[Published, ...]]
@@ -93,13 +94,13 @@ class _VideoMAEConfig(EncoderConfig):
         """The catalogue's entry of that name; a file that stands for any path has none."""
         return next((entry for entry in self.published if entry.name == self.checkpoint != FILE), None)
 
+    @abstractmethod
     def described(self, name: str, config: Mapping[str, Any]) -> Architecture:
         """What a config.json says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse_strangers(self, layout: Layout, made: Architecture) -> None:
         """Refuses files of the other generation."""
-        raise NotImplementedError
 
     def refuse_other_names(self) -> None:
         """Refuses hub ids of the other generation, before anything is downloaded."""

@@ -27,7 +27,7 @@ from videomae_files import (
 )
 
 from salt_toolkit import CheckpointError, ClipSpec, MissingArtifact
-from salt_toolkit.teaching.files import tensor_shapes
+from salt_toolkit.teaching.headers import tensor_shapes
 
 CLIP = ClipSpec()
 BOTH = pytest.mark.parametrize("kind", [VideoMAEConfig, VideoMAE2Config])
