@@ -143,6 +143,9 @@ class ObjectiveConfig(Config):
 class MethodConfig(Config):
     """Base of methods' configs.
 
+    `salt check` knows what student and predictor cost for one clip and one mask. A method that uses masks in
+    another way than each as it was drawn, once, says so in ``counts`` and ``passes``: FLOPs and memory rest on them.
+
     Attributes:
         needs: The recipe's component sections that this method uses; the others are refused.
         schedules: Schedules that it reads besides ``lr`` and ``weight_decay``, which the loop reads.
@@ -150,6 +153,18 @@ class MethodConfig(Config):
 
     needs: ClassVar[tuple[str, ...]] = ()
     schedules: ClassVar[tuple[str, ...]] = ()
+
+    def counts(self, drawn: MaskCounts) -> MaskCounts:
+        """What student and predictor get of a mask: visible tokens and targets, of those that the masker draws."""
+        return drawn
+
+    def passes(self) -> int:
+        """How often student and predictor run for one clip in a step; the teachers run once."""
+        return 1
+
+    def without_effect(self, drawn: MaskCounts) -> Mapping[str, str]:
+        """Settings that are set and change nothing for such masks: the reason, by the setting's name."""
+        return {}
 
 
 CONFIG_BASES: dict[str, type[Config]] = {

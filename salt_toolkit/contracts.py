@@ -3,7 +3,7 @@
 The legend of tensor axes, used in every annotation of the project:
 
 ====================  ==========================================================
-batch                 clips in a batch
+batch                 clips in a batch; behind several masks of each, a row for each mask
 channels              colour channels of a clip: red, green, blue
 frames height width   of a clip, in video frames and pixels
 token                 all tokens of a clip, time-major (see `geometry.Grid`)
@@ -111,7 +111,7 @@ class Dataset(Protocol):
 class Masker(ABC):
     """Chooses visible and target tokens for one clip at a time.
 
-    The generator is the only source of chance; the caller seeds it from (seed, epoch, clip id).
+    The generator is the only source of chance; the caller seeds it from (seed, epoch, clip id, the mask's number).
     """
 
     @abstractmethod

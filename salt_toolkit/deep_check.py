@@ -60,7 +60,7 @@ def _teacher(recipe: Recipe, teaching: Teaching) -> Iterator[str]:
 
 def _student(recipe: Recipe) -> Iterator[str]:
     assert recipe.student is not None
-    expected, counts = assemble.student_spec(recipe), _counts(recipe)
+    expected, counts = assemble.student_spec(recipe), _used(recipe)
     with META:
         student = assemble.build_student(recipe)
         tokens = student(_batch(recipe), torch.zeros(1, counts.visible, dtype=torch.int64))
@@ -70,7 +70,7 @@ def _student(recipe: Recipe) -> Iterator[str]:
 
 def _predictor(recipe: Recipe) -> Iterator[str]:
     assert recipe.predictor is not None
-    student, teacher, counts = assemble.student_spec(recipe), assemble.predicted_spec(recipe), _counts(recipe)
+    student, teacher, counts = assemble.student_spec(recipe), assemble.predicted_spec(recipe), _used(recipe)
     with META:
         predictor = assemble.build_predictor(recipe)
         mask = Mask(
@@ -85,16 +85,21 @@ def _predictor(recipe: Recipe) -> Iterator[str]:
 def _masker(recipe: Recipe) -> Iterator[str]:
     assert recipe.masker is not None
     masker = recipe.masker.build(grid=assemble.student_spec(recipe).grid)
-    expected = _counts(recipe)
+    expected = _drawn(recipe)
     visible, target = masker.draw(np.random.default_rng(0))
     found = MaskCounts(len(visible), len(target))
     if found != expected:
         yield f"the config promises {expected}, the masker draws {found}"
 
 
-def _counts(recipe: Recipe) -> MaskCounts:
+def _drawn(recipe: Recipe) -> MaskCounts:
     assert recipe.masker is not None
     return recipe.masker.config.counts(assemble.student_spec(recipe).grid)
+
+
+def _used(recipe: Recipe) -> MaskCounts:
+    """What the method gives student and predictor of a mask."""
+    return recipe.method.config.counts(_drawn(recipe))
 
 
 def _batch(recipe: Recipe) -> ClipBatch:

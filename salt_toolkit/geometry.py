@@ -149,6 +149,15 @@ class Cost:
     input_flops: int = 0
     activations: int = 0
 
+    def times(self, passes: int) -> Cost:
+        """What ``passes`` forward passes for one clip cost, all with the same parameters."""
+        return Cost(
+            parameters=self.parameters,
+            forward_flops=passes * self.forward_flops,
+            input_flops=passes * self.input_flops,
+            activations=passes * self.activations,
+        )
+
 
 def share_of(ratio: float, total: int) -> int:
     """``ratio`` of ``total``, rounded down, with the ratio taken as the decimal that was written.

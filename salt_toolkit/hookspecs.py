@@ -117,8 +117,8 @@ def salt_objectives() -> Iterable[Component]:
 def salt_methods() -> Iterable[Component]:
     """Ways to train: what a batch's loss is, and which modules learn.
 
-    Config: a `MethodConfig` (``needs``, ``schedules``). ``needs`` names kinds: who needs "teacher" gets one or
-    several, as the recipe says.
+    Config: a `MethodConfig` (``needs``, ``schedules``, ``counts``, ``passes``, ``without_effect``). ``needs`` names
+    kinds: who needs "teacher" gets one or several, as the recipe says.
     Build: ``build(config, *, parts: contracts.Parts) -> contracts.Method``.
     """
     raise AssertionError

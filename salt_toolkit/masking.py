@@ -1,4 +1,4 @@
-"""Masks for a batch of clips: each a pure function of seed, epoch and clip id."""
+"""Masks for a batch of clips: each a pure function of seed, epoch, clip id and the mask's number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from salt_toolkit.errors import PluginError
 from salt_toolkit.seeding import generator_for
 
 
-def masks_for(masker: Masker, *, seed: int, epoch: int, clip_ids: Sequence[str], ratio: float | None = None) -> Mask:
+def masks_for(
+    masker: Masker, *, seed: int, epoch: int, clip_ids: Sequence[str], ratio: float | None = None, number: int = 0
+) -> Mask:
     """Draws one mask for each clip, every one from a generator of its own.
 
     A clip's mask is the same whatever the batch, the order, the worker or the rank it meets it in.
@@ -23,6 +25,7 @@ def masks_for(masker: Masker, *, seed: int, epoch: int, clip_ids: Sequence[str],
         epoch: Counted from 0; each epoch hides other tokens of a clip.
         clip_ids: One for each row of the result.
         ratio: Share of hidden tokens from a schedule; None takes the masker's own.
+        number: Which of a clip's masks, counted from 0; each is a draw of its own.
 
     Returns:
         The masks, on the CPU.
@@ -35,7 +38,7 @@ def masks_for(masker: Masker, *, seed: int, epoch: int, clip_ids: Sequence[str],
     visible = np.empty((len(clip_ids), counts.visible), dtype=np.int64)
     target = np.empty((len(clip_ids), counts.target), dtype=np.int64)
     for row, clip_id in enumerate(clip_ids):
-        seen, hidden = masker.draw(generator_for(seed, "mask", epoch, clip_id), ratio)
+        seen, hidden = masker.draw(_generator("mask", seed, epoch, clip_id, number), ratio)
         if seen.shape != (counts.visible,) or hidden.shape != (counts.target,):
             raise PluginError(
                 f"{type(masker).__name__}.draw() gave {seen.size} visible and {hidden.size} target tokens for clip "
@@ -43,3 +46,34 @@ def masks_for(masker: Masker, *, seed: int, epoch: int, clip_ids: Sequence[str],
             )
         visible[row], target[row] = seen, hidden
     return Mask(visible=torch.from_numpy(visible), target=torch.from_numpy(target))
+
+
+def some_targets(
+    mask: Mask, num_target: int, *, seed: int, epoch: int, clip_ids: Sequence[str], number: int = 0
+) -> Mask:
+    """Keeps some targets of each mask, drawn at random; the others are neither visible nor targets.
+
+    Which ones is as pure as the mask itself: never a question of batch, order, worker or rank. Fewer targets of
+    the same mask are among those that more of them would be.
+
+    Args:
+        mask: On the CPU, as `masks_for` gives it for the same arguments.
+        num_target: How many to keep of each clip's.
+        seed: The run's seed.
+        epoch: Counted from 0.
+        clip_ids: One for each row of the mask.
+        number: Which of a clip's masks, counted from 0.
+    """
+    drawn = mask.target.numpy()
+    if num_target == drawn.shape[1]:
+        return mask
+    target = np.empty((len(clip_ids), num_target), dtype=np.int64)
+    for row, clip_id in enumerate(clip_ids):
+        order = _generator("targets", seed, epoch, clip_id, number).permutation(drawn.shape[1])
+        target[row] = drawn[row, np.sort(order[:num_target])]
+    return Mask(visible=mask.visible, target=torch.from_numpy(target))
+
+
+def _generator(purpose: str, seed: int, epoch: int, clip_id: str, number: int) -> np.random.Generator:
+    # The first mask's key has no number: it is the mask of a run that draws one for each clip.
+    return generator_for(seed, purpose, epoch, clip_id, *([number] if number else []))

@@ -10,6 +10,8 @@ import pytest
 import salt_toy
 import torch
 from pydantic import ConfigDict
+from salt_methods import build_masked_latent
+from salt_methods.config import MaskedLatentConfig
 from salt_toy.config import (
     DecayConfig,
     DenseConfig,
@@ -24,7 +26,7 @@ from salt_toy.data import Squares, WindowMasker
 from salt_toy.models import MixerStudent, ProjectionTeacher, Regressor
 from salt_toy.training import Dense, LogCosh
 
-from salt_toolkit import Component, Cost, TokenSpec, hookimpl, testing
+from salt_toolkit import Component, Cost, MaskCounts, TokenSpec, hookimpl, testing
 from salt_toolkit.contracts import Mask, Parts, Sample, StepOutput
 
 KITS = {
@@ -300,6 +302,51 @@ class Attached(Dense):
 def test_a_careless_method_is_found(monkeypatch, method, broken):
     kit = kit_for(monkeypatch, "method", lambda config, parts: method(parts), DenseConfig, DenseKit)
     assert failures(kit).keys() == broken
+
+
+class MaskedKit(testing.MethodContract):
+    def parts(self):
+        teacher = salt_toy.build_projection(ProjectionConfig(), clip=self.clip)
+        student = salt_toy.build_mixer(MixerConfig(), clip=self.clip)
+        spec = teacher.token_spec
+        return Parts(
+            seed=0,
+            teachers={"one": teacher},
+            objectives={"one": salt_toy.build_log_cosh(LogCoshConfig(), teacher=spec)},
+            student=student,
+            predictor=salt_toy.build_regressor(RegressorConfig(), student=student.token_spec, teacher=spec),
+            masker=salt_toy.build_window(WindowConfig(), grid=spec.grid),
+        )
+
+
+class Thrifty(MaskedLatentConfig):
+    def counts(self, drawn):
+        return MaskCounts(drawn.visible, drawn.target // 2)
+
+
+class Hasty(MaskedLatentConfig):
+    def passes(self):
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (MaskedLatentConfig, None),
+        (Thrifty, "counts() gives a pass 12 target tokens, found [24]"),
+        (Hasty, "passes() says 1 for each clip, found 2 (visible tokens)"),
+    ],
+)
+def test_a_method_config_that_promises_another_cost_is_found(monkeypatch, config, sentence):
+    """The method itself takes the honest config of the same settings."""
+
+    def build(config, *, parts):
+        return build_masked_latent(MaskedLatentConfig(**config.model_dump()), parts=parts)
+
+    section = {"use": "mine", "masks_per_clip": 2}
+    found = failures(kit_for(monkeypatch, "method", build, config, MaskedKit, section))
+    expected = {} if sentence is None else {"test_student_and_predictor_get_what_the_config_says": sentence}
+    assert found == expected
 
 
 def test_a_plugin_that_imports_torch_at_once_is_found(tmp_path, monkeypatch):

@@ -73,6 +73,13 @@ def test_a_recipe_becomes_typed_configs(load):
     assert "salt-toolkit" in str(recipe.teacher.provided)
 
 
+def test_settings_of_the_method_need_not_name_the_usual_one(load):
+    for recipe in (load(SMALL, "method.masks_per_clip=2"), load(SMALL + "\n[method]\nmasks_per_clip = 2\n")):
+        assert recipe.method.use == "masked_latent"
+        assert recipe.method.config.masks_per_clip == 2
+    assert "method" in problems(load, "method = 3\n" + SMALL)[0]
+
+
 def test_the_resolved_recipe_is_itself_the_same_recipe(load):
     recipe = load(SMALL, "masker.ratio=0.5")
     again = load(recipe.to_toml())

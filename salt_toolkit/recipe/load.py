@@ -95,7 +95,8 @@ class _Validation:
         for name, model in OPTIONAL_SECTIONS.items():
             if name in self.source.values:
                 sections[name] = self._model((name,), self._table((name,)), model)
-        self.source.values.setdefault("method", {"use": DEFAULT_METHOD})
+        if isinstance(chosen := self.source.values.setdefault("method", {}), dict):
+            chosen.setdefault("use", DEFAULT_METHOD)
         method = sections["method"] = self._component(("method",), "method")
         sections["dataset"] = self._component(("dataset",), "dataset")
         needs: Sequence[str] = method.config.needs if method else ()

@@ -6,9 +6,9 @@ import copy
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from salt_toolkit.contracts import ClipBatch, Method, Objective, Parts
+from salt_toolkit.contracts import ClipBatch, Method, Objective, Parts, Predictor
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.testing.base import ComponentContract, expect_close, promise, random_batch
 
@@ -123,6 +123,33 @@ class MethodContract(ComponentContract, ABC):
             promise(torch.equal(value, again.tensors[name]), f"prepare gives the same {name!r} for the same step")
             promise(
                 torch.equal(value, reverse.tensors[name].flip(0)), f"a clip's {name!r} depends on its clip id alone"
+            )
+
+    def test_student_and_predictor_get_what_the_config_says(self) -> None:
+        """As many tokens as ``counts`` says, as often as ``passes`` says; `salt check` counts FLOPs by them."""
+        parts = self.parts()
+        if parts.masker is None:
+            return
+        schedule, passes = parts.schedules.get("mask_ratio"), self.config.passes()
+        counts = self.config.counts(parts.masker.counts(None if schedule is None else schedule(0)))
+        method = self.build().train()
+        shapes: dict[str, list[tuple[int, ...]]] = {"visible": [], "target": []}
+
+        def note(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            shapes["visible" if module is method.student else "target"].append(tuple(output.shape))
+
+        for module in method.modules():
+            if module is method.student or isinstance(module, Predictor):
+                module.register_forward_hook(note)
+        batch = self.prepared(method)
+        method(batch)
+        for name, found in shapes.items():
+            number = getattr(counts, name)
+            wrong = [shape[1] for shape in found if shape[1] != number]
+            promise(not wrong, f"counts() gives a pass {number} {name} tokens, found {wrong}")
+            runs = sum(shape[0] for shape in found) / len(batch.clip_ids)
+            promise(
+                not found or runs == passes, f"passes() says {passes} for each clip, found {runs:g} ({name} tokens)"
             )
 
     def test_every_owned_parameter_learns(self) -> None:

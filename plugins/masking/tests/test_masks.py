@@ -13,7 +13,7 @@ from salt_masking.config import MultiblockConfig, RandomConfig, TubeConfig
 from salt_toolkit import GeometryError, Grid, MaskCounts
 from salt_toolkit.contracts import Masker
 from salt_toolkit.errors import PluginError
-from salt_toolkit.masking import masks_for
+from salt_toolkit.masking import masks_for, some_targets
 from salt_toolkit.seeding import generator_for
 
 BUILDERS = {RandomConfig: build_random, TubeConfig: build_tube, MultiblockConfig: build_multiblock}
@@ -135,10 +135,36 @@ def test_seed_epoch_and_clip_id_each_change_the_mask():
     assert len({tuple(mask.target[0].tolist()) for mask in masks}) == 4
 
 
+def test_the_number_of_a_mask_changes_it_and_the_first_is_the_usual_one():
+    masker = build(MultiblockConfig(), Grid(4, 6, 6))
+    usual, *others = (masks_for(masker, seed=0, epoch=0, clip_ids=["a"], number=number) for number in range(4))
+    assert torch.equal(usual.target, masks_for(masker, seed=0, epoch=0, clip_ids=["a"]).target)
+    assert len({tuple(mask.target[0].tolist()) for mask in (usual, *others)}) == 4
+
+
+def test_some_targets_hang_on_seed_epoch_clip_id_and_number():
+    """Of the same hidden tokens, each key chooses others, as often as asked, and always the same."""
+    mask = masks_for(build(RandomConfig(), Grid(4, 6, 6)), seed=0, epoch=0, clip_ids=["a"])
+    keys = [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]
+    chosen = []
+    for seed, epoch, clip_id, number in keys:
+        key = {"seed": seed, "epoch": epoch, "clip_ids": [clip_id], "number": number}
+        some = some_targets(mask, 30, **key)
+        assert torch.equal(some.target, some_targets(mask, 30, **key).target)
+        assert torch.equal(some.visible, mask.visible)
+        assert some.target.dtype == torch.int64
+        assert set(some.target[0].tolist()) < set(mask.target[0].tolist())
+        assert bool((some.target.diff() > 0).all())
+        chosen.append(tuple(some.target[0].tolist()))
+    assert len(set(chosen)) == 5
+    assert all(len(choice) == 30 for choice in chosen)
+
+
 def test_an_empty_batch_has_empty_masks():
     mask = masks_for(build(RandomConfig(), Grid(4, 6, 6)), seed=0, epoch=0, clip_ids=[])
     assert mask.visible.shape == (0, 36)
     assert mask.target.shape == (0, 108)
+    assert some_targets(mask, 5, seed=0, epoch=0, clip_ids=[]).target.shape == (0, 5)
 
 
 def test_a_masker_that_breaks_its_promise_is_named():

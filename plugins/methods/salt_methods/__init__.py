@@ -16,7 +16,7 @@ def build_masked_latent(config: MaskedLatentConfig, *, parts: Parts) -> Method:
     """Builds masked latent regression."""
     from salt_methods.masked_latent import MaskedLatent
 
-    return MaskedLatent(parts)
+    return MaskedLatent(config, parts)
 
 
 @hookimpl

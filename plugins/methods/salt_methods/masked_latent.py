@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from salt_methods.config import MaskedLatentConfig
@@ -13,7 +14,7 @@ from salt_methods.metrics import explained_variance, mean_cosine
 from salt_toolkit import GeometryError
 from salt_toolkit.contracts import ClipBatch, Mask, Method, Objective, Parts, StepOutput, Teacher
 from salt_toolkit.errors import Problem, RecipeError
-from salt_toolkit.masking import masks_for
+from salt_toolkit.masking import masks_for, some_targets
 from salt_toolkit.tokens import gather_tokens
 
 
@@ -24,6 +25,7 @@ class MaskedLatent(Method):
     is no moving average, and nothing that could collapse. All share masks, student and the predictor's trunk.
 
     Args:
+        config: How many masks of a clip, and how much of each to predict.
         parts: Teachers with objectives and weights, student, predictor and masker; the schedule ``mask_ratio``
             if wanted.
 
@@ -32,9 +34,10 @@ class MaskedLatent(Method):
         GeometryError: A teacher's latents are not on the student's grid.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, config: MaskedLatentConfig, parts: Parts) -> None:
         super().__init__()
         _require_all(parts)
+        self.config = config
         assert parts.student is not None and parts.predictor is not None and parts.masker is not None
         self.student, self.predictor, self.masker = parts.student, parts.predictor, parts.masker
         self.seed = parts.seed
@@ -72,11 +75,19 @@ class MaskedLatent(Method):
     def prepare(self, batch: ClipBatch, *, epoch: int, step: int) -> ClipBatch:
         """Adds the batch's masks as the tensors ``visible`` and ``target``, on the CPU.
 
-        A clip's mask depends on the run's seed, the epoch, the clip id and the step's mask ratio alone.
+        Their shape is (batch, visible) and (batch, target), or with several masks of each clip (batch, masks,
+        visible) and (batch, masks, target). A clip's mask depends on the run's seed, the epoch, the clip id, the
+        mask's number and the step's mask ratio alone, and so does the choice of targets. The first mask is that of
+        a run with one.
         """
         ratio = None if self.mask_ratio is None else self.mask_ratio(step)
-        mask = masks_for(self.masker, seed=self.seed, epoch=epoch, clip_ids=batch.clip_ids, ratio=ratio)
-        return batch.with_tensors(visible=mask.visible, target=mask.target)
+        masks = [self._masks(batch.clip_ids, epoch, ratio, number) for number in range(self.config.masks_per_clip)]
+        if len(masks) == 1:
+            return batch.with_tensors(visible=masks[0].visible, target=masks[0].target)
+        return batch.with_tensors(
+            visible=torch.stack([mask.visible for mask in masks], dim=1),
+            target=torch.stack([mask.target for mask in masks], dim=1),
+        )
 
     def calibrate(self, batches: Iterable[ClipBatch]) -> None:
         """Shows each objective the latents of as many clips as it wants, in one pass over the clips."""
@@ -98,16 +109,21 @@ class MaskedLatent(Method):
 
         The loss is the mean of the teachers' losses, by their weights. Metrics: ``explained_variance`` and
         ``cosine``, both against the normalised targets; with several teachers also both, and ``loss``, for each
-        (``motion/cosine``), and the plain ones are weighted means.
+        (``motion/cosine``), and the plain ones are weighted means. With several masks of each clip, all of these are
+        over all masks; every teacher and its normalisation sees each clip once.
         """
-        mask = Mask(visible=batch.tensors["visible"], target=batch.tensors["target"])
+        visible, target = (self._by_mask(batch.tensors[name]) for name in ("visible", "target"))
+        # From here on predictor and objectives have a row for each mask, a clip's masks one after another.
+        mask = Mask(visible=visible.flatten(0, 1), target=target.flatten(0, 1))
         with torch.no_grad():
             targets = [
-                gather_tokens(objective.targets(_latents(teacher, batch)), mask.target)
+                _at_targets(objective.targets(_latents(teacher, batch)), target)
                 for teacher, objective in self._taught()
             ]
-        tokens = self.student(batch, mask.visible)
-        predicted = self.predictor(tokens, mask).split(self.dims, dim=-1)
+        # The student runs mask by mask over the batch as it is: a batch of repeated clips would copy pixels, and
+        # building one makes torch.compile look at its clip ids, and compile anew for every batch.
+        tokens = torch.stack([self.student(batch, seen) for seen in visible.unbind(1)], dim=1)
+        predicted = self.predictor(tokens.flatten(0, 1), mask).split(self.dims, dim=-1)
         losses = [
             objective(guess, target)
             for (_, objective), guess, target in zip(self._taught(), predicted, targets, strict=True)
@@ -117,6 +133,16 @@ class MaskedLatent(Method):
             "cosine": list(map(mean_cosine, predicted, targets)),
         }
         return StepOutput(loss=self._mean(losses), metrics=self._named(metrics, losses))
+
+    def _masks(self, clip_ids: Sequence[str], epoch: int, ratio: float | None, number: int) -> Mask:
+        """One mask for each clip, with the targets that are to be predicted."""
+        key: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "clip_ids": clip_ids, "number": number}
+        num_target = self.config.counts(self.masker.counts(ratio)).target
+        return some_targets(masks_for(self.masker, ratio=ratio, **key), num_target, **key)
+
+    def _by_mask(self, index: Int64[Tensor, "batch *masks token"]) -> Int64[Tensor, "batch masks token"]:
+        """Indices of tokens by clip and mask, whether or not there are several masks."""
+        return index.reshape(index.shape[0], self.config.masks_per_clip, -1)
 
     def _taught(self) -> list[tuple[Teacher, Objective]]:
         return list(zip(self.teachers, self.objectives, strict=True))  # pyright: ignore[reportReturnType]
@@ -157,6 +183,13 @@ def _require_all(parts: Parts) -> None:
                 f"the latents of the teacher {name!r} are {teacher.token_spec.grid}, and the student's tokens {grid}; "
                 "put the teacher into a salt_toolkit.teaching.alignment.AlignedTeacher"
             )
+
+
+def _at_targets(
+    latents: Float[Tensor, "batch token dim"], target: Int64[Tensor, "batch masks target"]
+) -> Float[Tensor, "batch*masks target dim"]:
+    """The latents at the targets of every mask, a row for each mask."""
+    return gather_tokens(latents, target.flatten(1)).unflatten(1, target.shape[1:]).flatten(0, 1)
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from salt_toolkit.distributed import mean_over_processes
+
 NOISE = 1e-12
 """Share of the targets' mean square below which their variance is float32's rounding noise."""
 
@@ -18,12 +20,14 @@ def explained_variance(
     """1 - MSE / variance, the variance being about each channel's mean over the batch's clips and targets.
 
     0 is as good as predicting that mean, 1 is perfect, and below 0 the mean would be better. Targets that do
-    not vary leave nothing to explain, and give 0.
+    not vary leave nothing to explain, and give 0. The batch is that of all processes together.
     """
     predicted, targets = predicted.float(), targets.float()
-    error = (predicted - targets).square().mean()
-    variance = (targets - targets.mean(dim=(0, 1))).square().mean()
-    varies = variance > NOISE * targets.square().mean()
+    mean = mean_over_processes(targets.mean(dim=(0, 1)))
+    error, variance, square = mean_over_processes(
+        torch.stack([part.square().mean() for part in (predicted - targets, targets - mean, targets)])
+    )
+    varies = variance > NOISE * square
     return torch.where(varies, 1 - error / torch.where(varies, variance, 1.0), 0.0)
 
 
