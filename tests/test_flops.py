@@ -7,10 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from salt_toolkit.assemble import build_dataset, build_method
+from salt_toolkit.check import check_recipe
+from salt_toolkit.data.loading import collate
 from salt_toolkit.flops import block_flops, block_parameters, linear_flops, linear_parameters, train_step_flops
 from salt_toolkit.geometry import ClipSpec, Cost, MaskCounts
+from salt_toolkit.recipe import load_recipe
 
 CLIP = ClipSpec(frames=16, stride=2, size=224)
 TOKENS = 1568
@@ -64,7 +69,61 @@ def test_a_training_step_is_what_torch_counts_forward_and_backward():
     assert train_step_flops(*costs) == counter.get_total_flops()
 
 
-# GFLOP of a clip: encoder's forward, predictor's forward, train step, train step with a predictor of depth 6.
+RECIPE = """
+[run]
+name = "counted"
+[clip]
+frames = 4
+size = 32
+[dataset]
+use = "toy_squares"
+[teacher]
+use = "pixels"
+patch = 8
+[student]
+use = "timm_vit"
+model = "vit_tiny_patch16_224"
+depth = 2
+patch = 8
+[predictor]
+use = "transformer"
+dim = 48
+depth = 2
+[masker]
+use = "random"
+[objective]
+use = "mse"
+[schedules.lr]
+use = "constant"
+value = 1e-3
+[train]
+max_steps = 1
+batch_size = 2
+"""
+
+
+@pytest.mark.parametrize(("fraction", "masks"), [(1.0, 1), (0.5, 1), (1.0, 3), (0.3, 2)])
+def test_the_arithmetic_of_a_recipe_is_what_torch_counts_in_its_training_step(registry, tmp_path, fraction, masks):
+    path = tmp_path / "counted.toml"
+    path.write_text(RECIPE)
+    overrides = [f"method.target_fraction={fraction}", f"method.masks_per_clip={masks}"]
+    recipe = load_recipe(path, registry, overrides)
+    facts = check_recipe(recipe).facts
+    assert facts["teacher_gflops_per_clip"] == 0
+    method, dataset = build_method(recipe, total_steps=1).train(), build_dataset(recipe)
+    batch = method.prepare(collate([dataset.read(index, 0) for index in range(2)]), epoch=0, step=0)
+    # Attention as two matrix products: fused kernels compute some of them again on the way back.
+    with sdpa_kernel(SDPBackend.MATH):
+        output, forward = count(method, batch)
+        with FlopCounterMode(display=False) as counter:
+            output.loss.backward()
+    expected = facts["student_gflops_per_clip"] + facts["predictor_gflops_per_clip"]
+    assert forward == round(2 * expected * 1e9)
+    assert forward + counter.get_total_flops() == round(2 * facts["train_step_gflops_per_clip"] * 1e9)
+
+
+# GFLOP of a clip: encoder's forward, predictor's forward, train step, train step with a predictor of depth 6; with
+# every token embedded, and all tokens asked in the predictor's last block.
 PUBLISHED = [
     ("tiny", 392, (6.50, 112.7, 356.6, 188.7)),
     ("tiny", 160, (2.86, 112.8, 345.9, 178.1)),
@@ -90,11 +149,15 @@ def test_students_and_predictors_cost_the_published_figures(registry, size, visi
         registry.get("predictor", "transformer").component.config(depth=depth).cost(spec, teacher, counts)
         for depth in (12, 6)
     )
+    # What is left out here: the embedding of hidden tokens; and queries, projection, MLP and attention of the
+    # visible ones in the last block, 384 wide.
+    embedding = 2 * (TOKENS - visible) * 3 * 2 * 16**2 * spec.dim
+    last_block = visible * (2 * 2 * 384**2 + 2 * 2 * 384 * 4 * 384 + 4 * TOKENS * 384)
     found = (
-        encoder.forward_flops,
-        deep.forward_flops,
-        train_step_flops(encoder, deep),
-        train_step_flops(encoder, shallow),
+        encoder.forward_flops + embedding,
+        deep.forward_flops + last_block,
+        train_step_flops(encoder, deep) + 2 * embedding + 3 * last_block,
+        train_step_flops(encoder, shallow) + 2 * embedding + 3 * last_block,
     )
     for flops, figure in zip(found, figures, strict=True):
         decimals = len(str(figure).partition(".")[2]) if figure < 100 else 1

@@ -137,7 +137,7 @@ class TimmViTConfig(StudentConfig):
         return TokenSpec(Grid.of(clip, tubelet=self.tubelet, patch=sizes["patch"]), sizes["dim"])
 
     def cost(self, clip: ClipSpec, visible: int) -> Cost:
-        """Counts the embedding of all tokens, and the blocks over the visible ones."""
+        """Counts embedding and blocks, both over the visible tokens."""
         sizes, row = self.sizes, self._row
         dim, depth, tokens = sizes["dim"], sizes["depth"], self.token_spec(clip).grid.num_tokens
         tubelet_numbers = CHANNELS * self.tubelet * sizes["patch"] ** 2
@@ -147,14 +147,14 @@ class TimmViTConfig(StudentConfig):
         weights = 12 * dim**2 if changed else row["block_weights"]
         pairs = 4 * dim if changed else row["attention_flops"]
         norms = 2 * dim if changed else row["norm_parameters"]
-        embedding = linear_flops(tokens, tubelet_numbers, dim)
+        embedding = linear_flops(visible, tubelet_numbers, dim)
         one_block = 2 * visible * weights + visible**2 * pairs
         kept = block_activations(visible, dim, mlp_dim)
         return Cost(
             parameters=linear_parameters(tubelet_numbers, dim) + tokens * dim + depth * block + norms,
             forward_flops=embedding + depth * one_block,
             input_flops=embedding,
-            activations=tokens * dim + (kept + depth * visible * dim if self.grad_checkpointing else depth * kept),
+            activations=visible * dim + (kept + depth * visible * dim if self.grad_checkpointing else depth * kept),
         )
 
 
@@ -180,8 +180,13 @@ class TransformerPredictorConfig(PredictorConfig):
         return int(self.dim * self.mlp_ratio)
 
     def cost(self, student: TokenSpec, teacher: TokenSpec, counts: MaskCounts) -> Cost:
-        """Counts all visible and target tokens in every block."""
+        """Counts all visible and target tokens in every block, and in the last one what the targets need."""
         tokens = counts.visible + counts.target
+        block = block_flops(tokens, self.dim, self.mlp_dim)
+        # Visible tokens are asked for no query, no projection and no MLP, and attend to nothing.
+        saved = 2 * linear_flops(counts.visible, self.dim, self.dim + self.mlp_dim) + (
+            4 * counts.visible * tokens * self.dim
+        )
         ends = linear_flops(counts.visible, student.dim, self.dim) + linear_flops(counts.target, self.dim, teacher.dim)
         kept = block_activations(tokens, self.dim, self.mlp_dim)
         return Cost(
@@ -190,7 +195,7 @@ class TransformerPredictorConfig(PredictorConfig):
             + self.depth * block_parameters(self.dim, self.mlp_dim)
             + 2 * self.dim  # the last norm
             + linear_parameters(self.dim, teacher.dim),
-            forward_flops=ends + self.depth * block_flops(tokens, self.dim, self.mlp_dim),
+            forward_flops=ends + self.depth * block - saved,
             activations=kept + self.depth * tokens * self.dim if self.grad_checkpointing else self.depth * kept,
         )
 

@@ -39,10 +39,17 @@ class TubeletEmbedding(nn.Module):
         self.register_buffer("scale", (1 / (255 * torch.tensor(std))).reshape(shape), persistent=False)
         self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).reshape(shape), persistent=False)
 
-    def forward(self, clip: UInt8[Tensor, "batch channels frames height width"]) -> Float[Tensor, "batch token dim"]:
-        """Embeds every tubelet of the clips."""
+    def forward(
+        self,
+        clip: UInt8[Tensor, "batch channels frames height width"],
+        visible: Int64[Tensor, "batch visible"] | None = None,
+    ) -> Float[Tensor, "batch visible dim"]:
+        """Embeds the visible tubelets of the clips; None means all."""
         tubelet, patch, _ = self.proj.kernel_size
         cut = cut_tubelets(clip, tubelet=tubelet, patch=patch)
+        if visible is not None:
+            # As bytes, so that hidden pixels are never turned into numbers, which are four times as large.
+            cut = gather_tokens(cut.flatten(2), visible).unflatten(2, cut.shape[2:])
         pixels = cut * self.scale + self.shift
         return functional.linear(pixels.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
@@ -74,9 +81,9 @@ class TimmViT(Student):
         self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None = None
     ) -> Float[Tensor, "batch visible dim"]:
         """Encodes the visible tokens; None means all."""
-        tokens = self.embed(batch.clip) + self.positions
-        if visible is not None:
-            tokens = gather_tokens(tokens, visible)
+        tokens = self.embed(batch.clip, visible)
+        positions = self.positions.expand(tokens.shape[0], -1, -1)
+        tokens = tokens + (positions if visible is None else gather_tokens(positions, visible))
         return self.norm(run_blocks(self.blocks, self.norm_pre(tokens), self.grad_checkpointing and self.training))
 
     @torch.no_grad()
@@ -115,11 +122,11 @@ def initialise(module: nn.Module) -> None:
 
 
 def run_blocks(
-    blocks: nn.ModuleList | nn.Sequential, tokens: Float[Tensor, "batch token dim"], recompute: bool
-) -> Float[Tensor, "batch token dim"]:
+    blocks: nn.ModuleList | nn.Sequential, tokens: Float[Tensor, "batch token dim"], recompute: bool, *more: Any
+) -> Float[Tensor, "batch left dim"]:
     """Runs transformer blocks, keeping their activations or computing them again when needed."""
     for block in blocks:
-        tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+        tokens = checkpoint(block, tokens, *more, use_reentrant=False) if recompute else block(tokens, *more)
     return tokens
 
 
