@@ -37,6 +37,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/predictor_cost.py
 	$(BIN)/python benchmarks/clip_loading.py
 	$(BIN)/python benchmarks/teachers.py
 	$(BIN)/python benchmarks/latent_cache.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,9 @@ def run(
     restart: Annotated[
         bool, typer.Option("--restart", help="Set an earlier run of that name aside, and begin anew.")
     ] = False,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Save a checkpoint and stop then; the next call goes on.")
+    ] = None,
 ) -> None:
     """Trains a recipe; continues it where an earlier call stopped."""
     from salt_toolkit.recipe import load_recipe
@@ -41,23 +45,37 @@ def run(
     from salt_toolkit.runs import RunDirectory
 
     loaded = load_recipe(recipe, discover(), overrides or ())
+    from salt_toolkit.train.signals import OUT_OF_TIME
     from salt_toolkit.train.start import run_recipe
 
-    outcome = run_recipe(loaded, restart=restart)
+    outcome = run_recipe(loaded, restart=restart, max_hours=max_hours)
     directory = RunDirectory.of(loaded)
     if outcome is None:
-        typer.echo(f"{directory.path} is complete already; the student is {directory.student}")
+        _say(f"{directory.path} is complete already; the student is {directory.student}")
         return
     if outcome.num_bad_clips:
-        typer.echo(f"{outcome.num_bad_clips} bad clips were replaced; see {directory.bad_clips}", err=True)
-    if outcome.stopped_by is not None:
-        typer.echo(
-            f"stopped by {outcome.stopped_by.name} after step {outcome.step} of {outcome.total_steps}; "
+        _say(f"{outcome.num_bad_clips} bad clips were replaced; see {directory.bad_clips}", err=True)
+    if outcome.num_skipped_steps:
+        _say(f"{outcome.num_skipped_steps} steps were skipped; see {directory.skipped_steps}", err=True)
+    if not outcome.complete:
+        why = f"stopped by {outcome.stopped_by.name}" if outcome.stopped_by else "the time is up"
+        _say(
+            f"{why} after step {outcome.step} of {outcome.total_steps}; "
             "a checkpoint is saved, and the same command continues the run",
             err=True,
         )
-        raise typer.Exit(128 + outcome.stopped_by)
-    typer.echo(f"done: {outcome.step} steps; the student is {directory.student}")
+        raise typer.Exit(128 + outcome.stopped_by if outcome.stopped_by else OUT_OF_TIME)
+    _say(f"done: {outcome.step} steps; the student is {directory.student}")
+
+
+def _say(message: str, *, err: bool = False) -> None:
+    """Speaks to people; of several processes, only the first does."""
+    if not _rank():
+        typer.echo(message, err=err)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 @app.command()
@@ -71,8 +89,16 @@ def check(
         bool, typer.Option("--strict", help="Also fail on warnings, and on what is missing on this machine.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each recipe.")] = False,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Also read real batches and train a few steps: how long, what limits.")
+    ] = False,
+    batches: Annotated[
+        int | None, typer.Option(min=2, help="Batches that --preflight reads; 8 by default.", show_default=False)
+    ] = None,
 ) -> None:
     """Proves recipes by arithmetic; says what they cost."""
+    if batches is not None and not preflight:
+        raise typer.BadParameter("has no effect without --preflight", param_hint="--batches")
     from salt_toolkit.check import Finding, Report, check_recipe
     from salt_toolkit.errors import RecipeError
     from salt_toolkit.recipe import load_recipe
@@ -92,9 +118,63 @@ def check(
                 from salt_toolkit.deep_check import check_built
 
                 report.findings += [found for found in check_built(recipe) if found not in report.findings]
+            if preflight:
+                from salt_toolkit.measure.preflight import preflight as measure
+
+                measure(recipe, report, num_batches=batches or 8, told=_tell)
         failed |= report.has("error", "missing", "warning") if strict else report.has("error")
         typer.echo(json.dumps(report.as_dict(path), ensure_ascii=False) if as_json else render_report(path, report))
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def bench(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    overrides: SetOption = None,
+    batch_sizes: Annotated[
+        str,
+        typer.Option(metavar="8,16,32", help="A quarter to four times the recipe's by default.", show_default=False),
+    ] = "",
+    workers: Annotated[
+        str, typer.Option(metavar="1,2,4", help="Powers of two up to the processors by default.", show_default=False)
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.0, help="Measured time of each cell.")] = 5.0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file; <run.dir>/<run.name>.bench.json by default.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON object instead of tables.")] = False,
+) -> None:
+    """Measures step and loader for batch sizes and worker counts; says which are best here."""
+    from salt_toolkit.recipe import load_recipe
+    from salt_toolkit.registry import discover
+
+    sizes, counts = _numbers(batch_sizes, "--batch-sizes"), _numbers(workers, "--workers")
+    loaded = load_recipe(recipe, discover(), overrides or ())
+    from salt_toolkit.measure.bench import BenchOptions, bench_file, run_bench, write_bench
+    from salt_toolkit.report.bench_text import render_bench
+
+    found = run_bench(loaded, BenchOptions(sizes, counts, seconds), _tell)
+    file = out or bench_file(loaded)
+    write_bench(found, file)
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render_bench(found))
+    _tell(f"written to {file}")
+    raise typer.Exit(0 if found["recommended"] else 1)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """The whole numbers of a list with commas."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise typer.BadParameter(f"{text!r} is no list of whole numbers such as 8,16,32", param_hint=option)
+    return numbers
+
+
+def _tell(message: str) -> None:
+    """Says what is being done, beside what is printed."""
+    typer.echo(f"salt: {message}", err=True)
 
 
 @app.command()
@@ -164,7 +244,7 @@ def main() -> None:
     try:
         app()
     except SaltError as error:
-        typer.echo(f"salt: {error}", err=True)
+        typer.echo(f"salt{f' (process {_rank()})' if _rank() else ''}: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("salt: interrupted", err=True)

@@ -4,9 +4,11 @@
 recipe.toml           the recipe with every default, itself runnable
 environment.json      versions, device, plugins, and what was decided for this machine
 metrics.jsonl         one line of metrics for every ``train.log_every`` steps
-bad_clips.jsonl       clips that could not be used, with path and reason
+bad_clips.jsonl       clips that could not be used, with path and reason; bad_clips.1.jsonl of process 1
+skipped_steps.jsonl   steps whose loss or gradient was not finite, with their clips
 checkpoints/          the newest states of training, for resuming
-student.safetensors   the finished student, and what it was made of; the run is complete
+student.safetensors   the finished student; the run is complete
+last.safetensors      with train.ema: its weights after the last step, where student.safetensors is their average
 ====================  ==================================================================
 """
 
@@ -55,6 +57,15 @@ class RunDirectory:
         """The bad clips, one JSON object a line."""
         return self.path / "bad_clips.jsonl"
 
+    def bad_clips_of(self, rank: int) -> Path:
+        """The bad clips that one of several processes has met; see `bad_clips` for the first."""
+        return self.path / f"bad_clips.{rank}.jsonl" if rank else self.bad_clips
+
+    @property
+    def skipped_steps(self) -> Path:
+        """The steps that were skipped, one JSON object a line."""
+        return self.path / "skipped_steps.jsonl"
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
@@ -64,6 +75,11 @@ class RunDirectory:
     def student(self) -> Path:
         """The finished student's weights; there only once the run is complete."""
         return self.path / "student.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The student's weights after the last step, where `student` is their average."""
+        return self.path / "last.safetensors"
 
 
 def find_student(directory: str | Path) -> Path:

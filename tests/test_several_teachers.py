@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from salt_toolkit.assemble import build_dataset, build_method, build_teacher, build_teachers
 from salt_toolkit.data.loading import collate
 from salt_toolkit.errors import RunError
+from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs import RunDirectory, load_student
 from salt_toolkit.train import checkpoint as checkpoints
-from salt_toolkit.train.metrics import read_metrics
 from salt_toolkit.train.start import run_recipe
 
 HEAD = """
@@ -90,8 +90,8 @@ def saved(recipe):
 
 def lines(recipe):
     """The metrics without those of the clock."""
-    clock = ("clips_per_second", "data_wait_share")
-    metrics = read_metrics(RunDirectory.of(recipe).metrics)
+    clock = ("clips_per_second", "data_wait_share", "read_ms", "hours_left")
+    metrics = read_lines(RunDirectory.of(recipe).metrics)
     return [{name: value for name, value in line.items() if name not in clock} for line in metrics]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from salt_toolkit.contracts import ClipBatch, Dataset, Sample
 from salt_toolkit.data.memory import BatchMemory, MemoryRing, Slot
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.data.quarantine import Quarantine
-from salt_toolkit.errors import BadClip, DataError
+from salt_toolkit.errors import BadClip, DataError, SaltError
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.seeding import generator_for
 
@@ -78,6 +79,28 @@ class RamCache:
         return sample
 
 
+class Stopwatch:
+    """The mean time of something that several threads do."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def add(self, seconds: float) -> None:
+        """Counts one."""
+        with self._lock:
+            self._seconds += seconds
+            self._count += 1
+
+    def lap(self) -> float | None:
+        """Mean seconds of one since the last lap; None where there was none."""
+        with self._lock:
+            mean = self._seconds / self._count if self._count else None
+            self._seconds, self._count = 0.0, 0
+        return mean
+
+
 class ClipReader:
     """Reads clips by index, and a deterministic replacement where a clip is bad.
 
@@ -94,6 +117,7 @@ class ClipReader:
         self.quarantine = quarantine
         self.views = clip.views
         self.seed = seed
+        self.reading = Stopwatch()
 
     def read_into(self, index: int, epoch: int, slot: Slot) -> Sample:
         """Reads a clip's view of an epoch into its place in a batch's memory.
@@ -109,14 +133,27 @@ class ClipReader:
         if clip_id in self.quarantine:
             return None
         self.quarantine.count_read()
-        view = epoch % self.views
+        begin = time.perf_counter()
         try:
-            if self.direct is not None:
-                return self.direct.read_into(index, view, slot.rows)
-            sample = self.dataset.read(index, view)
+            return self._read(index, epoch % self.views, slot)
         except BadClip as bad:
             self.quarantine.record(clip_id, bad)
             return None
+        except SaltError:
+            raise
+        except Exception as error:
+            thread = threading.current_thread().name
+            raise DataError(
+                f"reading the clip {clip_id!r} failed in {thread}: {type(error).__name__}: {error}; the data set's "
+                "plugin does not say that the clip is bad, so the run stops"
+            ) from error
+        finally:
+            self.reading.add(time.perf_counter() - begin)
+
+    def _read(self, index: int, view: int, slot: Slot) -> Sample:
+        if self.direct is not None:
+            return self.direct.read_into(index, view, slot.rows)
+        sample = self.dataset.read(index, view)
         rows = slot.rows(sample.tensors)
         for name, tensor in sample.tensors.items():
             rows[name].copy_(tensor)
@@ -190,7 +227,7 @@ class BatchLoader:
         self._prepare = prepare
         self._pin_memory = pin_memory
         # Those being read, those that wait, the one being handed over, and the consumer's.
-        self._ring = MemoryRing(2 * prefetch + 2, order.batch_size, pin=pin_memory)
+        self._ring = MemoryRing(2 * prefetch + 2, order.part_size, pin=pin_memory)
         self._ready: queue.Queue[_Ready | _Failure | None] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="salt-read")

@@ -28,14 +28,15 @@ class ClipOrder:
 
     Args:
         num_clips: Clips in the dataset.
-        batch_size: Clips in a batch.
+        batch_size: Clips in a batch, over all processes.
         seed: The run's seed.
+        part: Of each batch, the share i of n equal ones: (i, n), as several processes divide it.
 
     Raises:
         DataError: There are fewer clips than a batch holds.
     """
 
-    def __init__(self, num_clips: int, batch_size: int, seed: int) -> None:
+    def __init__(self, num_clips: int, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> None:
         if num_clips < batch_size:
             raise DataError(
                 f"the dataset has {num_clips} clips, fewer than one batch of {batch_size}; lower train.batch_size"
@@ -43,6 +44,12 @@ class ClipOrder:
         self.num_clips = num_clips
         self.batch_size = batch_size
         self.seed = seed
+        self.part = part
+
+    @property
+    def part_size(self) -> int:
+        """Clips of a batch that this process reads."""
+        return self.batch_size // self.part[1]
 
     @property
     def batches_per_epoch(self) -> int:
@@ -58,5 +65,6 @@ class ClipOrder:
             if epoch != permutation_epoch:
                 permutation = generator_for(self.seed, "order", epoch).permutation(self.num_clips)
                 permutation_epoch = epoch
-            indices = permutation[batch * self.batch_size : (batch + 1) * self.batch_size]
+            begin = batch * self.batch_size + self.part[0] * self.part_size
+            indices = permutation[begin : begin + self.part_size]
             yield Place(number, epoch, tuple(int(index) for index in indices))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from salt_toolkit.errors import BadClip, DataError
+from salt_toolkit.files import read_lines
 
 EARLY_LOOK = 200
 """Clips read before the share of bad ones among them is taken for the share in the whole dataset."""
@@ -20,21 +22,20 @@ class Quarantine:
 
     Args:
         file: ``bad_clips.jsonl`` of the run; None keeps the book in memory only.
+        others: Books that other processes of the run have written.
         num_clips: Clips in the dataset.
         max_fraction: Largest share of bad clips.
     """
 
-    def __init__(self, file: Path | None, *, num_clips: int, max_fraction: float) -> None:
+    def __init__(self, file: Path | None, *, num_clips: int, max_fraction: float, others: Sequence[Path] = ()) -> None:
         self.file = file
         self.num_clips = num_clips
         self.max_fraction = max_fraction
         self.reasons: dict[str, str] = {}
         self._num_read = 0
         self._lock = threading.Lock()
-        if file is not None and file.exists():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                self.reasons[entry["clip_id"]] = entry["reason"]
+        for book in (*others, *([file] if file is not None else ())):
+            self.reasons |= {entry["clip_id"]: entry["reason"] for entry in read_lines(book)}
 
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.reasons

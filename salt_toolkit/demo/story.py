@@ -17,13 +17,12 @@ from salt_toolkit.contracts import Student
 from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
 from salt_toolkit.evaluate.probes import ProbeResult, probe
-from salt_toolkit.files import write_json
+from salt_toolkit.files import read_lines, write_json
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import Registry, discover
 from salt_toolkit.report.pictures import draw_curves, draw_masks
 from salt_toolkit.runs import RunDirectory, load_student
 from salt_toolkit.seeding import generator_for
-from salt_toolkit.train.metrics import read_metrics
 from salt_toolkit.train.start import run_recipe
 
 NUM_TRAIN = 1500
@@ -131,7 +130,7 @@ def _summary(
         "seed": seed,
         "encoders": {name: asdict(result) for name, result in results.items()},
         "margin": round(student.linear - baseline, 4),
-        "runs": {name: read_metrics(file)[-1] for name, file in runs.items()},
+        "runs": {name: read_lines(file)[-1] for name, file in runs.items()},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
     }
 

@@ -60,7 +60,9 @@ class TrainSection(Section):
 
     epochs: int | None = Field(None, ge=1, description="Passes over the data set; either this or max_steps.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; either this or epochs.")
-    batch_size: int = Field(32, ge=1, description="Clips in one forward pass.")
+    batch_size: int = Field(
+        32, ge=1, description="Clips in one forward pass, over all processes, which share them evenly."
+    )
     accumulate: int = Field(1, ge=1, description="Forward passes whose gradients make one optimizer step.")
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="bf16: autocast on devices that compute in bfloat16 natively, fp32 elsewhere."
@@ -69,9 +71,32 @@ class TrainSection(Section):
         "none", description="torch.compile's mode for the step."
     )
     cudnn_benchmark: bool = Field(True, description="Let cuDNN try its algorithms; no effect without a GPU.")
+    tf32: bool = Field(True, description="Let GPUs multiply float32 in TF32, where bf16 is not used.")
+    deterministic: bool = Field(
+        False, description="Take only algorithms that repeat to the bit; slower on a GPU. Turns cudnn_benchmark off."
+    )
+    parallel: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="With several processes: ddp keeps all weights in each; fsdp2 shares student, predictor and "
+        "optimizer out among them.",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the student's weights, which the run then leaves; absent: none.",
+    )
+    max_skipped_steps: int = Field(
+        20,
+        ge=0,
+        description="Steps to skip, because loss or gradient is not finite, before the run stops.",
+    )
     log_every: int = Field(10, ge=1, description="Optimizer steps from one line of metrics.jsonl to the next.")
     checkpoint_every: int = Field(500, ge=1, description="Optimizer steps from one checkpoint to the next.")
     keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints stay on disk.")
+    keep_every: int | None = Field(
+        None, ge=1, description="Checkpoints at multiples of so many steps stay as well; absent: no others."
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from salt_toolkit.files import read_lines
 from salt_toolkit.geometry import Grid
-from salt_toolkit.train.metrics import read_metrics
 
 CURVES = {
     "loss": "loss",
@@ -33,7 +33,7 @@ def draw_curves(runs: Mapping[str, Path], picture: Path) -> None:
     panels = figure.subplots(2, 2).flat
     for panel, (metric, title) in zip(panels, CURVES.items(), strict=True):
         for name, file in runs.items():
-            lines = [line for line in read_metrics(file) if metric in line]
+            lines = [line for line in read_lines(file) if metric in line]
             panel.plot([line["step"] for line in lines], [line[metric] for line in lines], label=name, linewidth=1.2)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step", fontsize=8)

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from salt_toolkit.contracts import Method
 from salt_toolkit.errors import RunError
 from salt_toolkit.files import checksum, sync, write_json
+from salt_toolkit.train.average import WeightAverage
+from salt_toolkit.train.processes import sharded_like, whole
 
 MODULES = "modules.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "average.safetensors"
 STATE = "state.json"
 
 
@@ -61,51 +66,104 @@ def owned_parameters(method: Method) -> dict[str, nn.Parameter]:
     }
 
 
-def save(
-    folder: Path, step: int, method: Method, optimizer: torch.optim.Optimizer, meter: Mapping[str, list[float]]
-) -> Path:
+def collect(
+    method: Method, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint by their file's name, whole and on the host; all processes have to ask together."""
+    found = {MODULES: owned_tensors(method), OPTIMIZER: _optimizer_tensors(method, optimizer)}
+    if average is not None:
+        found[AVERAGE] = average.tensors()
+    return {file: {name: on_host(tensor) for name, tensor in tensors.items()} for file, tensors in found.items()}
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A whole tensor in contiguous memory of the host; all processes have to ask together."""
+    return whole(tensor.detach()).cpu().contiguous()
+
+
+def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], meter: Mapping[str, list[float]]) -> Path:
     """Writes a checkpoint; a kill at any moment leaves it whole or not there.
+
+    Args:
+        folder: Where checkpoints are.
+        step: Optimizer steps done.
+        files: What `collect` gave.
+        meter: The metrics that were gathered and not yet logged.
 
     Returns:
         The checkpoint's directory, ``folder/step-00000500``.
+
+    Raises:
+        OSError: The disk is full, or cannot be written; nothing is left of the attempt.
     """
     final = folder / f"step-{step:08d}"
     beside = folder / f".{final.name}.{os.getpid()}.partial"
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_file(_contiguous(owned_tensors(method)), beside / MODULES)
-    save_file(_contiguous(_optimizer_tensors(method, optimizer)), beside / OPTIMIZER)
-    for name in (MODULES, OPTIMIZER):
-        sync(beside / name)
-    sums = {name: checksum(beside / name) for name in (MODULES, OPTIMIZER)}
-    write_json(beside / STATE, {"step": step, "meter": dict(meter), "crc32": sums})
-    shutil.rmtree(final, ignore_errors=True)
-    beside.rename(final)
-    sync(folder)
+    try:
+        beside.mkdir(parents=True)
+        for name, tensors in files.items():
+            save_tensors(dict(tensors), beside / name)
+            sync(beside / name)
+        sums = {name: checksum(beside / name) for name in files}
+        write_json(beside / STATE, {"step": step, "meter": dict(meter), "crc32": sums})
+        shutil.rmtree(final, ignore_errors=True)
+        beside.rename(final)
+        sync(folder)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     return final
 
 
-def newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over."""
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes safetensors; raises OSError where the disk does not take it, as other files do."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    path.chmod(0o644)  # safetensors lets only the owner read it
+
+
+def newest(folder: Path, told: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are passed over.
+
+    Args:
+        folder: Where checkpoints are.
+        told: Called with a sentence about each damaged one.
+    """
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            whole = all(checksum(path / name) == crc for name, crc in state["crc32"].items())
-        except (OSError, ValueError, KeyError):
-            continue
-        if whole:
-            return Checkpoint(path, state["step"], state["meter"])
+            damaged = [name for name, crc in state["crc32"].items() if checksum(path / name) != crc]
+            if not damaged:
+                return Checkpoint(path, state["step"], state["meter"])
+            reason = f"{', '.join(damaged)} does not fit its checksum"
+        except (OSError, ValueError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        told(f"the checkpoint {path} is damaged ({reason}); the one before it is used")
     return None
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints, and what a kill left half-written."""
-    for path in [*sorted(folder.glob("step-*"))[:-keep], *folder.glob(".step-*.partial")]:
-        shutil.rmtree(path)
+def remove_old(folder: Path, keep: int, every: int | None = None) -> None:
+    """Removes checkpoints, and what a kill left half-written.
+
+    Args:
+        folder: Where checkpoints are.
+        keep: How many of the newest stay.
+        every: Those at multiples of so many steps stay as well.
+    """
+    for path in sorted(folder.glob("step-*"))[:-keep]:
+        if every is None or int(path.name.removeprefix("step-")) % every:
+            shutil.rmtree(path)
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def restore(checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optimizer) -> None:
-    """Loads a checkpoint into a method and its optimizer.
+def restore_modules(checkpoint: Checkpoint, method: Method) -> None:
+    """Loads a checkpoint's weights and statistics into a method.
 
     Raises:
         RunError: The checkpoint belongs to other modules.
@@ -118,7 +176,16 @@ def restore(checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optim
             module.load_state_dict(own)
         except RuntimeError as error:
             raise RunError(f"{checkpoint.path} does not fit the recipe's {owner}: {error}") from error
+
+
+def restore_rest(
+    checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> None:
+    """Loads the state of the optimizer and the average, in shards where the weights are."""
     _restore_optimizer(load_file(checkpoint.path / OPTIMIZER), method, optimizer)
+    if average is not None:
+        whole_ones, like = load_file(checkpoint.path / AVERAGE), average.tensors()
+        average.restore({name: sharded_like(tensor, like[name]) for name, tensor in whole_ones.items()})
 
 
 def _optimizer_tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -139,9 +206,6 @@ def _restore_optimizer(saved: Mapping[str, Tensor], method: Method, optimizer: t
     parameters = owned_parameters(method)
     for key, value in saved.items():
         name, _, entry = key.rpartition("|")
-        state.setdefault(numbers[id(parameters[name])], {})[entry] = value
+        parameter = parameters[name]
+        state.setdefault(numbers[id(parameter)], {})[entry] = sharded_like(value, parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

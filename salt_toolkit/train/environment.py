@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from salt_toolkit.recipe import Recipe
+from salt_toolkit.errors import MissingArtifact
+from salt_toolkit.recipe import Recipe, Teaching
+from salt_toolkit.teaching.identity import identify
 
 PACKAGES = ("salt-toolkit", "torch", "torchvision", "timm", "transformers", "av", "decord", "numpy", "safetensors")
 
@@ -28,12 +30,22 @@ class Machine:
 
     @classmethod
     def here(cls, recipe: Recipe) -> Machine:
-        """The first GPU, or the CPU; bf16 where the recipe asks for it and the device has it."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
-        return cls(device, recipe.train.precision == "bf16" and native)
+        """A GPU (of several processes each takes its own), or the CPU; set up as the recipe's ``[train]`` wishes.
+
+        bf16 is used where the recipe asks for it and the device has it.
+        """
+        settings = recipe.train
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(settings.deterministic)
+        if not torch.cuda.is_available():
+            return cls(torch.device("cpu"), bf16=False)
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = settings.cudnn_benchmark and not settings.deterministic
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return cls(device, settings.precision == "bf16" and native)
 
     def on(self, device: torch.device) -> Machine:
         """The same decisions for another device."""
@@ -72,8 +84,17 @@ def describe_environment(recipe: Recipe, machine: Machine) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "teachers": {teaching.name: _fingerprint(recipe, teaching) for teaching in recipe.teachings()},
         "components": {key: str(selected.provided) for key, selected in recipe.selected().items()},
     }
+
+
+def _fingerprint(recipe: Recipe, teaching: Teaching) -> str | None:
+    """Of a teacher whose weights are here; a run from a cache needs none."""
+    try:
+        return identify(teaching.teacher.use, teaching.teacher.config, recipe.clip).fingerprint
+    except MissingArtifact:
+        return None
 
 
 def _version(package: str) -> str | None:

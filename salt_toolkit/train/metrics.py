@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
-from salt_toolkit.files import write_text
+from salt_toolkit.distributed import mean_over_processes
+from salt_toolkit.errors import RunError
+from salt_toolkit.files import read_lines, write_text
 
 
 class Meter:
-    """Gathers each step's scalars; reading them is the one moment that waits for the device.
+    """Gathers each step's scalars; reading them is the one moment that waits for the device, and for other processes.
 
     Args:
         read: What an earlier meter had gathered, by name, when its checkpoint was written.
@@ -24,21 +28,22 @@ class Meter:
         self._read: dict[str, list[float]] = {name: list(values) for name, values in (read or {}).items()}
         self._waiting: dict[str, list[Tensor]] = {}
 
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
+    def add(self, scalars: Mapping[str, Sequence[Tensor]]) -> None:
         """Adds scalars without looking at them."""
-        for name, scalar in scalars.items():
-            self._waiting.setdefault(name, []).append(scalar)
+        for name, some in scalars.items():
+            self._waiting.setdefault(name, []).extend(some)
 
     def read(self) -> dict[str, list[float]]:
-        """Everything gathered since the last `clear`, as numbers."""
+        """Everything gathered since the last `clear`, as numbers: means over all processes."""
         for name, scalars in self._waiting.items():
-            self._read.setdefault(name, []).extend(torch.stack(scalars).float().tolist())
+            self._read.setdefault(name, []).extend(mean_over_processes(torch.stack(scalars).float()).tolist())
         self._waiting.clear()
         return self._read
 
     def means(self) -> dict[str, float]:
-        """The mean of each name's scalars."""
-        return {name: sum(values) / len(values) for name, values in self.read().items()}
+        """The mean of each name's scalars, of those that are finite; NaN where none is."""
+        finite = {name: [value for value in values if math.isfinite(value)] for name, values in self.read().items()}
+        return {name: sum(values) / len(values) if values else math.nan for name, values in finite.items()}
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -46,39 +51,62 @@ class Meter:
         self._waiting = {}
 
 
-class MetricsFile:
-    """``metrics.jsonl``, in a ``with`` block: a line for every logged step, none twice or missing after a resume.
+class StepFile:
+    """A file with one JSON object a line, each of a step; none twice or missing after a resume. A ``with`` block.
 
     Args:
-        path: The file.
+        path: The file; None for none, as in all processes but the first.
         done: Steps that the run to be continued has done; later lines are dropped, for they will
             be computed again.
+
+    Raises:
+        RunError: The disk is full, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, done: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= done]
-        write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path | None, *, done: int) -> None:
+        self.path = path
+        self.num_lines = 0
+        self._file: TextIO | None = None
+        if path is None:
+            return
+        kept = [line for line in read_lines(path) if line["step"] <= done]
+        self.num_lines = len(kept)
+        if path.exists():
+            with writing(path):
+                write_text(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends a line and hands it to the operating system, so that a kill does not lose it."""
-        self._file.write(f"{json.dumps(line)}\n")
-        self._file.flush()
+        if self.path is None:
+            return
+        with writing(self.path):
+            self._file = self._file or self.path.open("a", encoding="utf-8")
+            self._file.write(f"{json.dumps(line, ensure_ascii=False)}\n")
+            self._file.flush()
+        self.num_lines += 1
 
-    def __enter__(self) -> MetricsFile:
+    def __enter__(self) -> StepFile:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._file.close()
+        # What a full disk did not take was told when it was written.
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-    return lines
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells of a disk that does not take what is written, in the user's words.
+
+    Raises:
+        RunError: With what happened, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"{path} cannot be written ({reason}); the checkpoints that are there stay: make room, or mend the "
+            "rights, and the same command continues"
+        ) from error

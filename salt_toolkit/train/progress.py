@@ -23,12 +23,13 @@ class Progress:
         name: The run's name.
         console: Where to; by default the standard error stream.
         unit: What is counted.
+        silent: Whether to show nothing, as all processes but the first do.
     """
 
-    def __init__(self, name: str, console: Console | None = None, unit: str = "step") -> None:
+    def __init__(self, name: str, console: Console | None = None, unit: str = "step", *, silent: bool = False) -> None:
         self.name = name
         self.unit = unit
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, highlight=False, quiet=silent)
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
         self._last_line = 0.0

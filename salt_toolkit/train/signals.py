@@ -1,21 +1,40 @@
-"""Ctrl-C, SIGTERM and a closed terminal as polite requests: finish the step, save, leave."""
+"""Ctrl-C, SIGTERM, a closed terminal and the end of the time as polite requests: finish the step, save, leave."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+OUT_OF_TIME = 75
+"""Exit code (EX_TEMPFAIL) of work that ended because its time was up: the same command continues it."""
+
 
 class StopRequests:
-    """A ``with`` block in which a signal only sets `received`; a second Ctrl-C interrupts at once."""
+    """A ``with`` block in which a signal only sets `received`; a second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
+    Args:
+        max_hours: The time that the block may take; None for as long as it wants.
+    """
+
+    def __init__(self, max_hours: float | None = None) -> None:
         self.received: signal.Signals | None = None
+        self._end = float("inf") if max_hours is None else time.monotonic() + 3600 * max_hours
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() > self._end
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything asks to stop."""
+        return self.received is not None or self.out_of_time
 
     def __enter__(self) -> StopRequests:
         # Python lets only the main thread set handlers; elsewhere the caller keeps its own.

@@ -12,6 +12,7 @@ from torch import Tensor
 from salt_objectives.moments import Moments, Variance, joined
 from salt_objectives.normalization import MeasuredNormalization, Normalization
 from salt_toolkit import TokenSpec
+from salt_toolkit.distributed import mean_over_processes, num_processes
 from salt_toolkit.errors import RunError
 
 LEAST_RELATIVE_STD = 1e-3
@@ -109,10 +110,13 @@ class RunningStandardization(Normalization):
         samples = _samples(latents, self.per_position)
         # A batch in its own precision, which is one pass without copies; the long sums in the buffers'.
         variance, mean = torch.var_mean(samples, dim=0, correction=0)
-        num_old, num_new = self.count.to(self.mean.dtype), samples.shape[0]
-        joint, shift = joined(num_old, num_new, self.mean, mean.to(self.mean.dtype))
+        # The whole batch counts, wherever its parts are.
+        num_old, num_new = self.count.to(self.mean.dtype), samples.shape[0] * num_processes()
+        whole_mean = mean_over_processes(mean)
+        whole_variance = mean_over_processes(variance + (mean - whole_mean).square())
+        joint, shift = joined(num_old, num_new, self.mean, whole_mean.to(self.mean.dtype))
         self.mean.copy_(joint)
-        self.deviations.add_(variance.to(self.mean.dtype) * num_new + shift.square())
+        self.deviations.add_(whole_variance.to(self.mean.dtype) * num_new + shift.square())
         self.count.add_(num_new)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

@@ -1,0 +1,46 @@
+"""A moving average of the student's weights, for export and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """An exponential moving average of a module's parameters; buffers are the module's own.
+
+    The decay begins small, ``(1 + n) / (10 + n)`` after n updates, so that the random first weights are soon
+    forgotten (as in TensorFlow's ExponentialMovingAverage).
+
+    Args:
+        module: Whose parameters to average; its present ones are the first average.
+        decay: How much of the average stays in each update, once it has warmed up.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self._average = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Moves the average towards the parameters, after so many steps of the run."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(self.module.named_parameters())
+        for name, average in self._average.items():
+            average.lerp_(parameters[name], 1 - decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages, by the parameters' names; shards where the parameters are."""
+        return dict(self._average)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes averages that were saved; whole ones, or shards where the parameters are."""
+        for name, tensor in tensors.items():
+            self._average[name].copy_(tensor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The module's state with averages in the place of parameters."""
+        return {**self.module.state_dict(), **self._average}

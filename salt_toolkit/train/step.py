@@ -1,0 +1,129 @@
+"""One optimizer step: loss and gradient of its batches, the guard, the update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from salt_toolkit.contracts import ClipBatch, Method
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.seeding import seed_for
+from salt_toolkit.train.average import WeightAverage
+from salt_toolkit.train.environment import Machine
+from salt_toolkit.train.optimizer import build_optimizer, set_rates
+from salt_toolkit.train.processes import Processes, replicated_like, whole
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves on the device.
+
+    Attributes:
+        scalars: The metrics of each batch, and the gradient's norm; to be read late.
+        skipped: Whether the weights stayed as they were, because something was not finite.
+        clip_ids: This process's clips.
+    """
+
+    scalars: Mapping[str, list[Tensor]]
+    skipped: Tensor
+    clip_ids: tuple[str, ...]
+
+
+class Stepper:
+    """Makes optimizer steps of a method; nothing in it waits for the device.
+
+    Args:
+        recipe: A valid recipe.
+        method: Calibrated or restored, on the machine's device.
+        machine: Where, and in what precision.
+        processes: All of the run's; its gradients become means over them.
+    """
+
+    def __init__(self, recipe: Recipe, method: Method, machine: Machine, processes: Processes) -> None:
+        self.recipe = recipe
+        self.method = method
+        self.machine = machine
+        self.processes = processes
+        self._joined = processes.join(method)
+        self.optimizer = build_optimizer(method, recipe.optimizer)
+        self._module = machine.compiled(self._joined, recipe.train.compile)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._copies = torch.cuda.Stream(machine.device) if machine.device.type == "cuda" else None
+        ema = recipe.train.ema
+        self.average = None if ema is None else WeightAverage(method.student, ema)
+
+    def step(self, batches: Iterable[ClipBatch], number: int, *, lr: float, weight_decay: float) -> StepResult:
+        """Trains on ``train.accumulate`` batches.
+
+        Args:
+            batches: On the host; as many are taken as a step needs.
+            number: Of the step, from 0.
+            lr: Learning rate.
+            weight_decay: Weight decay.
+        """
+        set_rates(self.optimizer, lr=lr, weight_decay=weight_decay)
+        # Each process drops out paths of its own; the first one's are those of a run with one process.
+        key = ("step", number, *([self.processes.rank] if self.processes.rank else []))
+        torch.manual_seed(seed_for(self.recipe.run.seed, *key))
+        scalars: dict[str, list[Tensor]] = {}
+        clip_ids: list[str] = []
+        left = self.recipe.train.accumulate
+        for batch in batches:
+            left -= 1
+            self.forward_and_backward(self.to_device(batch), scalars, last=left == 0)
+            clip_ids += batch.clip_ids
+            if left == 0:
+                break
+        norm = self._clip_gradient()
+        skipped = self._skips(norm, scalars["loss"])
+        self._update(number, skipped)
+        scalars["grad_norm"] = [norm]
+        return StepResult(scalars, skipped, tuple(clip_ids))
+
+    def to_device(self, batch: ClipBatch) -> ClipBatch:
+        """The batch on the device; on a GPU the copy goes beside the computation, in a stream of its own."""
+        if self._copies is None:
+            return batch.to(self.machine.device)
+        with torch.cuda.stream(self._copies):
+            moved = batch.to(self.machine.device)
+        present = torch.cuda.current_stream(self.machine.device)
+        present.wait_stream(self._copies)
+        for tensor in moved.tensors.values():
+            tensor.record_stream(present)
+        return moved
+
+    def forward_and_backward(self, batch: ClipBatch, scalars: dict[str, list[Tensor]], *, last: bool) -> None:
+        """Adds a batch's gradient, and its loss and metrics to ``scalars``; the step's last joins all processes'."""
+        with nullcontext() if last else self.processes.without_sync(self._joined):
+            with self.machine.autocast():
+                output = self._module(batch)
+            (output.loss / self.recipe.train.accumulate).backward()
+        for name, scalar in {"loss": output.loss.detach(), **output.metrics}.items():
+            scalars.setdefault(name, []).append(scalar)
+
+    def _clip_gradient(self) -> Tensor:
+        limit = self.recipe.optimizer.grad_clip
+        if limit is None:
+            return whole(nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+        return whole(nn.utils.clip_grad_norm_(self.parameters, limit))
+
+    def _skips(self, norm: Tensor, losses: list[Tensor]) -> Tensor:
+        """Whether loss or gradient is not finite, in any process; 1.0 or 0.0 on the device."""
+        finite = torch.stack([norm, *losses]).isfinite().all()
+        skipped = 1.0 - finite.float()
+        if self.processes.count > 1:
+            dist.all_reduce(skipped, dist.ReduceOp.MAX)
+        return skipped
+
+    def _update(self, number: int, skipped: Tensor) -> None:
+        # The fused optimizer looks at the flag on the device itself, and leaves everything as it is.
+        self.optimizer.found_inf = replicated_like(skipped, self.parameters[0])  # pyright: ignore
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(number + 1)
