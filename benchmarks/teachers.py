@@ -24,7 +24,9 @@ from transformers import VideoMAEModel
 
 from salt_toolkit import ClipSpec
 from salt_toolkit.contracts import ClipBatch, Teacher
+from salt_toolkit.measure.peak import peak_of
 from salt_toolkit.registry import discover
+from salt_toolkit.train.environment import Machine
 
 CHECKPOINTS = {
     "small": ("videomae", "MCG-NJU/videomae-small-finetuned-kinetics"),
@@ -34,9 +36,6 @@ CHECKPOINTS = {
     "giant": ("videomae2", "OpenGVLab/VideoMAEv2-giant"),
 }
 """Random weights stand in for them: speed does not depend on the numbers."""
-
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "RTX 5090": 209.5e12, "RTX 4090": 165.2e12}
-"""Dense bfloat16 FLOPs a second with float32 accumulation, from NVIDIA's data sheets."""
 
 CLIP = ClipSpec()
 
@@ -121,20 +120,7 @@ def _in_turns(ways: dict[str, Callable[[], Any]], rounds: int, device: torch.dev
 
 def _peak(device: torch.device, bf16: bool) -> tuple[float, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    for key, peak in PEAKS.items():
-        if key in name and bf16:
-            return peak, name
-    side = 2048
-    left, right = (torch.randn(side, side, device=device) for _ in range(2))
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        times = []
-        for _ in range(8):
-            _wait(device)
-            begin = time.perf_counter()
-            torch.matmul(left, right)
-            _wait(device)
-            times.append(time.perf_counter() - begin)
-    return 2 * side**3 / min(times), name
+    return peak_of(Machine(device, bf16)).flops, name
 
 
 def _wait(device: torch.device) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from salt_toolkit.errors import CheckpointError, GeometryError, MissingArtifact, SaltError
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
+from salt_toolkit.host import total_memory
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.teaching.identity import identify
 
@@ -75,7 +76,9 @@ def check_recipe(recipe: Recipe) -> Report:
     _add_length_facts(recipe, report)
     if report.facts["steps"]:
         report.findings.extend(_schedules(recipe, tokens, report.facts["steps"]))
+    report.findings.extend(_host_memory(recipe, report.facts.get("host_memory_gb")))
     report.findings.extend(_without_effect(recipe))
+    report.findings.extend(_method_without_effect(recipe, tokens))
     return report
 
 
@@ -87,13 +90,15 @@ class _Tokens:
         student: The student's tokens.
         teachers: Each teacher's latents on its own grid, by the teacher's name.
         teacher: All teachers' latents side by side, on the student's grid.
-        counts: Visible and target tokens.
+        drawn: Visible and target tokens of the masker's masks.
+        used: Those that the method gives to student and predictor.
     """
 
     student: TokenSpec | None
     teachers: Mapping[str, TokenSpec | None]
     teacher: TokenSpec | None
-    counts: MaskCounts | None
+    drawn: MaskCounts | None
+    used: MaskCounts | None
 
     @classmethod
     def of(cls, recipe: Recipe, report: Report) -> _Tokens:
@@ -106,18 +111,20 @@ class _Tokens:
         teacher = None
         if known and len(known) == len(teachers):
             teacher = TokenSpec((student or known[0]).grid, sum(spec.dim for spec in known))
-        counts = None
+        drawn = None
         if student and recipe.masker:
             masker, grid = recipe.masker.config, student.grid
-            counts = _answer(report, "masker", lambda: masker.counts(grid))
-        return cls(student, teachers, teacher, counts)
+            drawn = _answer(report, "masker", lambda: masker.counts(grid))
+        used = recipe.method.config.counts(drawn) if drawn else None
+        return cls(student, teachers, teacher, drawn, used)
 
     def facts(self) -> dict[str, Any]:
         return {
             "grid": str(self.student.grid) if self.student else None,
             "tokens": self.student.grid.num_tokens if self.student else None,
-            "visible_tokens": self.counts.visible if self.counts else None,
-            "target_tokens": self.counts.target if self.counts else None,
+            "visible_tokens": self.used.visible if self.used else None,
+            "target_tokens": self.used.target if self.used else None,
+            "drawn_target_tokens": self.drawn.target if self.drawn else None,
             "student_dim": self.student.dim if self.student else None,
             "teacher_dim": self.teacher.dim if self.teacher else None,
         }
@@ -138,15 +145,18 @@ def _answer(report: Report, key: str, question: Any) -> Any:
 
 
 def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | None]:
-    """What each part costs for one clip; None where its config does not say."""
-    student, teacher, counts = tokens.student, tokens.teacher, tokens.counts
+    """What each part costs for one clip, all its passes together; None where its config does not say."""
+    student, teacher, counts = tokens.student, tokens.teacher, tokens.used
+    passes = report.facts["passes_per_clip"] = recipe.method.config.passes()
     costs: dict[str, Cost | None] = {}
     if recipe.teachings():
         costs["teacher"] = _teachers(recipe, tokens, report)
     if recipe.student and counts:
-        costs["student"] = recipe.student.config.cost(recipe.clip, counts.visible)
+        cost = recipe.student.config.cost(recipe.clip, counts.visible)
+        costs["student"] = cost.times(passes) if cost else None
     if recipe.predictor and student and teacher and counts:
-        costs["predictor"] = recipe.predictor.config.cost(student, teacher, counts)
+        cost = recipe.predictor.config.cost(student, teacher, counts)
+        costs["predictor"] = cost.times(passes) if cost else None
     return costs
 
 
@@ -209,7 +219,8 @@ def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | Non
     # Checkpoints hold weights and two moments in float32; one more exists while it is written.
     report.facts["disk_gb"] = ((recipe.train.keep_checkpoints + 1) * 12 * trained + 4 * student.parameters) / 1e9
     clip_bytes = 3 * recipe.clip.frames * recipe.clip.size**2
-    batches = recipe.loader.prefetch * 2 + 1
+    # As many batches as the loader's ring of memory holds.
+    batches = recipe.loader.prefetch * 2 + 2
     host = batches * recipe.train.batch_size * clip_bytes + recipe.loader.ram_cache_mb * 10**6
     report.facts["host_memory_gb"] = host / 1e9
 
@@ -233,6 +244,17 @@ def _add_length_facts(recipe: Recipe, report: Report) -> None:
     if steps and gflops:
         teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
         report.facts["run_pflops"] = steps * train.batch_size * train.accumulate * (gflops + teacher) / 1e6
+
+
+def _host_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding]:
+    """Whether the clips that the loader holds fit into this machine's memory."""
+    total = total_memory()
+    if wanted_gb is None or total is None or wanted_gb * 1e9 <= total:
+        return
+    from_cache = recipe.loader.ram_cache_mb * 1e6 > total / 2
+    key = "loader.ram_cache_mb" if from_cache else "loader.prefetch"
+    message = f"the loader will hold {wanted_gb:.3g} GB of clips, and this machine has {total / 1e9:.3g} GB of memory"
+    yield Finding("warning", key, message, f"Lower {key}{'' if from_cache else ' or train.batch_size'}.")
 
 
 def _schedules(recipe: Recipe, tokens: _Tokens, steps: int) -> Iterator[Finding]:
@@ -273,6 +295,13 @@ def _without_effect(recipe: Recipe) -> Iterator[Finding]:
             f"{recipe.loader.workers} threads can never all work: {workers_full} clips are read ahead at most",
             "Lower loader.workers or raise loader.prefetch.",
         )
+
+
+def _method_without_effect(recipe: Recipe, tokens: _Tokens) -> Iterator[Finding]:
+    """What the method says of its own settings; a scheduled mask ratio may give them an effect at some step."""
+    if tokens.drawn and "mask_ratio" not in recipe.schedules:
+        for name, reason in recipe.method.config.without_effect(tokens.drawn).items():
+            yield Finding("warning", f"method.{name}", f"has no effect: {reason}", "Change it, or leave it out.")
 
 
 def _default(clip: Any, name: str) -> Any:

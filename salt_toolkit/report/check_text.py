@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from salt_toolkit.check import Report
+from salt_toolkit.report.preflight_text import render_preflight
 
 _LABELS = {"error": "error  ", "missing": "missing", "warning": "warning", "note": "note   "}
 
@@ -14,6 +15,8 @@ def render_report(path: Path, report: Report) -> str:
     """One recipe's facts and findings, for a terminal."""
     lines = [f"{path}: {_verdict(report)}"]
     lines += [f"  {name:<11} {text}" for name, text in _facts(report.facts) if text]
+    if "preflight" in report.facts:
+        lines += render_preflight(report.facts["preflight"], report.facts.get("disk_gb"))
     for finding in report.findings:
         place = f"{finding.key}: " if finding.key and finding.key not in finding.message else ""
         lines.append(f"  {_LABELS[finding.severity]}     {place}{finding.message}")
@@ -50,7 +53,9 @@ def _tokens(facts: dict[str, Any]) -> str:
         return ""
     text = f"{facts['grid']}"
     if facts["visible_tokens"] is not None:
-        text += f"; {facts['visible_tokens']} visible, {facts['target_tokens']} targets"
+        target, drawn, passes = facts["target_tokens"], facts["drawn_target_tokens"], facts["passes_per_clip"]
+        text += f"; {facts['visible_tokens']} visible, {target if target == drawn else f'{target} of {drawn}'} targets"
+        text += f", {passes} passes a clip" if passes > 1 else ""
     if facts["teacher_dim"] is not None:
         text += f"; width {facts['student_dim']} -> {facts['teacher_dim']}"
     return text

@@ -1,0 +1,289 @@
+"""The throughput table of a recipe: batch sizes, worker counts, and the best pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from salt_toolkit.check import check_recipe
+from salt_toolkit.errors import RunError
+from salt_toolkit.files import write_json
+from salt_toolkit.host import available_memory, num_cpus, resident_memory
+from salt_toolkit.measure.peak import peak_of
+from salt_toolkit.measure.throughput import time_both, time_loading, time_steps
+from salt_toolkit.measure.trial import Trial, is_out_of_memory
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.train.environment import Machine
+
+CLOSE = 0.02
+"""Batch sizes within this share of the fastest count as equally fast."""
+HEADROOM = 1.2
+"""How much faster than the step a loader should be, so that the step does not wait."""
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure.
+
+    Attributes:
+        batch_sizes: Empty: powers of two times the recipe's, from a quarter to four times.
+        workers: Threads that read; empty: powers of two up to the processors, and the recipe's own number.
+        seconds: Measured time of each cell.
+    """
+
+    batch_sizes: Sequence[int] = ()
+    workers: Sequence[int] = ()
+    seconds: float = 5.0
+
+
+def run_bench(recipe: Recipe, options: BenchOptions, told: Told = lambda message: None) -> dict[str, Any]:
+    """Measures a recipe on this machine; writes nothing.
+
+    Args:
+        recipe: A valid recipe.
+        options: What to measure.
+        told: Called with a line about what is being measured.
+
+    Returns:
+        Plain values: ``step``, a row for each batch size; ``loader``, a row for each worker count; ``both``;
+        ``recommended``; and what they were measured on.
+
+    Raises:
+        SaltError: The recipe cannot be trained here.
+    """
+    machine = Machine.here(recipe)
+    trial = Trial(recipe, machine, told)
+    sizes = list(options.batch_sizes) or default_batch_sizes(recipe.train.batch_size, trial.num_clips)
+    workers = list(options.workers) or default_workers(recipe.loader.workers)
+    told("building the method")
+    cached = trial.data.cache is not None
+    work = _Work.of(recipe, machine, cached=cached)
+    step_rows = _step_rows(trial, sizes, max(workers), options.seconds, work, told)
+    loader_rows = _loader_rows(trial, workers, options.seconds, told)
+    recommended = recommend(step_rows, loader_rows)
+    both = None
+    if recommended is not None:
+        both = _both_row(trial, recommended, options.seconds, work, told)
+    return {
+        "name": recipe.run.name,
+        "recipe": {"train.batch_size": recipe.train.batch_size, "loader.workers": recipe.loader.workers},
+        "device": machine.describe(),
+        "cpus": num_cpus(),
+        "torch": torch.__version__,
+        "accumulate": recipe.train.accumulate,
+        "seconds_per_cell": options.seconds,
+        "latents": "from the cache" if cached else "from the live teacher",
+        **work.facts(),
+        "step": step_rows,
+        "loader": loader_rows,
+        "loader_measured": _what_was_read(trial),
+        "both": both,
+        "recommended": recommended,
+    }
+
+
+def write_bench(found: Mapping[str, Any], path: Path) -> None:
+    """Writes what `run_bench` found as JSON.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    try:
+        write_json(path, found)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}); choose another file with --out") from error
+
+
+def bench_file(recipe: Recipe) -> Path:
+    """Where the figures go by default: beside the run's directory, never in it."""
+    return Path(recipe.run.dir) / f"{recipe.run.name}.bench.json"
+
+
+def default_batch_sizes(size: int, num_clips: int) -> list[int]:
+    """Powers of two times the recipe's batch size, from a quarter to four times, as far as the data set reaches."""
+    whole = [size * factor // 4 for factor in (1, 2, 4, 8, 16) if size * factor % 4 == 0]
+    return [found for found in whole if found <= num_clips] or [size]
+
+
+def default_workers(own: int) -> list[int]:
+    """Powers of two up to the processors that there are, and the recipe's own number."""
+    return sorted({own, *(2**power for power in range(num_cpus().bit_length()))})
+
+
+def recommend(
+    step_rows: Sequence[Mapping[str, Any]], loader_rows: Sequence[Mapping[str, Any]]
+) -> dict[str, int] | None:
+    """The settings to write into the recipe; None where no batch size fits.
+
+    Of the batch sizes within 2 % of the fastest, the smallest. Of the worker counts whose loader is 20 % faster
+    than that step, the smallest; where there is none, the fastest.
+    """
+    fitting = [row for row in step_rows if row["clips_per_second"]]
+    if not fitting or not loader_rows:
+        return None
+    fastest = max(row["clips_per_second"] for row in fitting)
+    step = min(
+        (row for row in fitting if row["clips_per_second"] >= (1 - CLOSE) * fastest), key=lambda row: row["batch_size"]
+    )
+    enough = [row for row in loader_rows if row["clips_per_second"] >= HEADROOM * step["clips_per_second"]]
+    if enough:
+        workers = min(row["workers"] for row in enough)
+    else:
+        workers = max(loader_rows, key=lambda row: row["clips_per_second"])["workers"]
+    return {"train.batch_size": step["batch_size"], "loader.workers": workers}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """FLOPs of a clip as `salt check` counts them, and the limit of this device.
+
+    Attributes:
+        step: GFLOPs of a training step for one clip; None where a part does not say.
+        teacher: GFLOPs of the teachers' forward pass; 0 where latents come from a cache.
+        peak: FLOPs a second.
+        source: Where that limit comes from.
+    """
+
+    step: float | None
+    teacher: float | None
+    peak: float
+    source: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, machine: Machine, *, cached: bool) -> _Work:
+        facts = check_recipe(recipe).facts
+        peak = peak_of(machine)
+        teacher = 0.0 if cached or not recipe.teachings() else facts.get("teacher_gflops_per_clip")
+        return cls(facts.get("train_step_gflops_per_clip"), teacher, peak.flops, peak.source)
+
+    @property
+    def limit(self) -> float | None:
+        """Clips a second at the device's limit; None where the FLOPs are not known."""
+        if self.step is None or self.teacher is None:
+            return None
+        return self.peak / (1e9 * (self.step + self.teacher))
+
+    def share(self, clips_per_second: float) -> float | None:
+        return clips_per_second / self.limit if self.limit else None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "train_step_gflops_per_clip": self.step,
+            "teacher_gflops_per_clip": self.teacher,
+            "flop_limit_tflops": self.peak / 1e12,
+            "flop_limit_source": self.source,
+            "flop_limit_clips_per_second": self.limit,
+        }
+
+
+def _step_rows(
+    trial: Trial, sizes: Sequence[int], workers: int, seconds: float, work: _Work, told: Told
+) -> list[dict[str, Any]]:
+    """A row for each batch size, from the smallest on; one that does not fit ends the growth."""
+    rows: list[dict[str, Any]] = []
+    _ = trial.method  # first, so that what it takes counts as there before the first batch
+    base = resident_memory()
+    for size in sorted(set(sizes)):
+        told(f"step alone, batch size {size}")
+        why = _cannot_try(trial, size, base, rows)
+        if why is None:
+            try:
+                rows.append(_step_row(trial, size, workers, seconds, work))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                why = "out of memory"
+        rows.append(_no_step_row(size, why))
+        if size <= trial.num_clips:
+            break
+    trial.clear()
+    return rows
+
+
+def _cannot_try(trial: Trial, size: int, base: int, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a batch size is not even tried: a CPU's memory that overflows ends the process without a word."""
+    if size > trial.num_clips:
+        return f"the data set has {trial.num_clips} clips"
+    available = available_memory()
+    if trial.machine.device.type != "cpu" or not rows or available is None:
+        return None
+    last = rows[-1]
+    wanted = (last["memory_gb"] * 1e9 - base) * size / last["batch_size"]
+    if wanted > available:
+        return f"not tried: it would take about {wanted / 1e9:.3g} GB, and {available / 1e9:.3g} GB are left"
+    return None
+
+
+def _step_row(trial: Trial, size: int, workers: int, seconds: float, work: _Work) -> dict[str, Any]:
+    found = time_steps(trial, trial.one_batch(size, workers), seconds)
+    return {
+        "batch_size": size,
+        "clips_per_second": found.clips_per_second,
+        "ms_per_step": 1000 * found.seconds_per_step,
+        "memory_gb": found.memory / 1e9,
+        "flop_share": work.share(found.clips_per_second),
+        "steps": found.steps,
+        "why": None,
+    }
+
+
+def _no_step_row(size: int, why: str) -> dict[str, Any]:
+    measured = ("clips_per_second", "ms_per_step", "memory_gb", "flop_share", "steps")
+    return {"batch_size": size, **dict.fromkeys(measured), "why": why}
+
+
+def _loader_rows(trial: Trial, workers: Sequence[int], seconds: float, told: Told) -> list[dict[str, Any]]:
+    rows = []
+    for count in sorted(set(workers)):
+        told(f"loader alone, {count} {'worker' if count == 1 else 'workers'}")
+        size = min(trial.recipe.train.batch_size, trial.num_clips)
+        found, _ = time_loading(trial, count, batch_size=size, seconds=seconds)
+        rows.append(
+            {
+                "workers": count,
+                "clips_per_second": found.clips_per_second,
+                "read_ms": 1000 * found.read_seconds,
+                "busy_cpus": found.cpu_seconds / found.seconds,
+                "clips": found.clips,
+            }
+        )
+    return rows
+
+
+def _both_row(trial: Trial, recommended: Mapping[str, int], seconds: float, work: _Work, told: Told) -> dict[str, Any]:
+    size, workers = recommended["train.batch_size"], recommended["loader.workers"]
+    told(f"both together, batch size {size}, {workers} {'worker' if workers == 1 else 'workers'}")
+    measured = ("clips_per_second", "ms_per_step", "memory_gb", "flop_share", "data_wait_share", "steps")
+    row: dict[str, Any] = {"batch_size": size, "workers": workers, **dict.fromkeys(measured), "why": None}
+    try:
+        found = time_both(trial, workers, batch_size=size, seconds=seconds)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {**row, "why": "out of memory"}
+    return {
+        **row,
+        "clips_per_second": found.clips_per_second,
+        "ms_per_step": 1000 * found.seconds_per_step,
+        "memory_gb": found.memory / 1e9,
+        "flop_share": work.share(found.clips_per_second),
+        "data_wait_share": found.waiting,
+        "steps": found.steps,
+    }
+
+
+def _what_was_read(trial: Trial) -> str:
+    bad = len(trial.data.quarantine.reasons)
+    told = f"real clips, without loader.ram_cache_mb; about {trial.num_read:,} of a data set of {trial.num_clips:,}"
+    if trial.num_read > trial.num_clips:
+        told += (
+            ", so that some were read again, from memory that the system keeps of files: a first epoch may be slower"
+        )
+    return f"{told}; {bad} were bad" if bad else told

@@ -1,0 +1,226 @@
+"""A look before the run: real batches and real steps, how long the run will take, and what limits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from salt_toolkit.cache.sources import CLIP
+from salt_toolkit.check import Finding, Report
+from salt_toolkit.contracts import ClipBatch
+from salt_toolkit.errors import CacheError, MissingArtifact, RecipeError, SaltError
+from salt_toolkit.host import available_memory, free_disk, num_cpus, resident_memory, shared_memory
+from salt_toolkit.measure.throughput import LoadTime, StepTime, time_copy, time_loading, time_steps
+from salt_toolkit.measure.trial import Trial, is_out_of_memory
+from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.train.environment import Machine
+
+STEP_SECONDS = 2.0
+MIN_STEPS = 3
+SMALL_SHARED_MEMORY = 1e9
+"""Bytes of ``/dev/shm`` below which several GPUs cannot talk through it."""
+
+Told = Callable[[str], None]
+
+
+def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, told: Told = lambda message: None) -> None:
+    """Reads real batches, trains a few real steps, and adds what it found to `salt check`'s report.
+
+    The facts go to ``report.facts["preflight"]``, as far as it came. Nothing is written to disk.
+
+    Args:
+        recipe: A valid recipe.
+        report: Of `check_recipe`, for the same recipe.
+        num_batches: Batches to read, at least 2.
+        told: Called with a line about what is being done.
+    """
+    machine = Machine.here(recipe)
+    facts: dict[str, Any] = {"device": machine.describe(), "batches": num_batches}
+    report.facts["preflight"] = facts
+    if report.has("error"):
+        facts["skipped"] = "the recipe cannot work as it is"
+        return
+    _look_at_disk(recipe, report, facts)
+    with _findings(report, "dataset"):
+        trial = Trial(recipe, machine, told)
+        try:
+            _measure(trial, report, facts, num_batches, told)
+        finally:
+            _tell_bad_clips(trial, report, facts)
+
+
+def _measure(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int, told: Told) -> None:
+    """Loader and steps, each alone; what does not work becomes a finding."""
+    recipe = trial.recipe
+    facts["latents"] = "from the cache" if trial.data.cache is not None else "from the live teacher"
+    told("building the method")
+    with _findings(report, "method"):
+        _ = trial.method
+    told(f"reading {num_batches} batches of {recipe.train.batch_size} clips")
+    loading, batch = _load(trial, report, facts, num_batches)
+    if report.has("error", "missing") and "method" not in trial.__dict__:
+        return
+    told("training a few steps on one of them")
+    with _findings(report, "train"):
+        stepping = time_steps(trial, batch, STEP_SECONDS, min_steps=MIN_STEPS)
+        _conclude(trial, report, facts, loading, stepping, batch)
+
+
+def _load(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int) -> tuple[LoadTime, ClipBatch]:
+    before, shm_before, available = resident_memory(), shared_memory(), available_memory()
+    loader, size = trial.recipe.loader, trial.recipe.train.batch_size
+    loading, batch = time_loading(trial, loader.workers, batch_size=size, num_batches=num_batches)
+    batch_bytes = sum(tensor.nbytes for tensor in batch.tensors.values())
+    # Of the settings that were asked for: the trial itself keeps nothing in memory.
+    ring = (2 * loader.prefetch + 2) * batch_bytes
+    facts |= {
+        "clips": num_batches * size,
+        "workers": loader.workers,
+        "loader_clips_per_second": loading.clips_per_second,
+        "read_ms": 1000 * loading.read_seconds,
+        "loader_busy_cpus": loading.cpu_seconds / loading.seconds,
+        "cpus": num_cpus(),
+        "clip_mb": batch_bytes / size / 1e6,
+        "loader_memory_gb": ring / 1e9,
+        "memory_grown_gb": (resident_memory() - before) / 1e9,
+        "memory_available_gb": None if available is None else available / 1e9,
+    }
+    _look_at_memory(report, facts)
+    _look_at_shared_memory(report, facts, shm_before)
+    return loading, batch
+
+
+def _conclude(
+    trial: Trial, report: Report, facts: dict[str, Any], loading: LoadTime, stepping: StepTime, batch: ClipBatch
+) -> None:
+    """What the timings mean for the whole run."""
+    recipe, machine = trial.recipe, trial.machine
+    loads = stepping.clips / loading.clips
+    accumulate = recipe.train.accumulate
+    timings = Timings(
+        loader=loads * loading.seconds,
+        loader_cpu=loads * loading.cpu_seconds,
+        step=stepping.seconds_per_step,
+        step_cpu=stepping.cpu_seconds / stepping.steps,
+        copy=accumulate * time_copy(machine, batch),
+        workers=loading.workers,
+        cpus=num_cpus(),
+    )
+    length = _length(trial, facts)
+    typical = length.typical(timings)
+    limit = limit_of(typical)
+    facts |= {
+        "step_clips_per_second": stepping.clips_per_second,
+        "ms_per_step": 1000 * timings.step,
+        "loader_ms_per_step": 1000 * timings.loader,
+        "copy_ms_per_step": 1000 * timings.copy,
+        "timed_steps": stepping.steps,
+        "step_memory_gb": stepping.memory / 1e9,
+        "steps": length.steps,
+        "hours": length.seconds(timings) / 3600,
+        "ram_cache_share": length.kept,
+        "limited_by": limit,
+        "advice": advice(limit, typical, _setting(trial, report)),
+        "timings": asdict(timings),
+    }
+    if stepping.num_skipped:
+        message = f"loss or gradient is not finite in {stepping.num_skipped} of {stepping.steps} steps"
+        fix = 'Try train.precision = "fp32"; look at the teacher\'s checkpoint, and at target_norm.'
+        report.findings.append(Finding("error", "train", message, fix))
+
+
+def _length(trial: Trial, facts: Mapping[str, Any]) -> Length:
+    """The run's length, and what memory will keep of its clips; the trial itself keeps nothing."""
+    recipe = trial.recipe
+    different = trial.num_clips * recipe.clip.views
+    kept = min(1.0, facts["ram_cache_mb"] / (different * facts["clip_mb"]))
+    steps = trial.total_steps
+    reading = different // (recipe.train.batch_size * recipe.train.accumulate) if kept else steps
+    return Length(steps, reading, kept)
+
+
+def _setting(trial: Trial, report: Report) -> Setting:
+    recipe, machine, cache = trial.recipe, trial.machine, trial.data.cache
+    on_gpu = machine.device.type == "cuda"
+    step = report.facts.get("train_step_gflops_per_clip")
+    teacher = report.facts.get("teacher_gflops_per_clip") if cache is None else None
+    return Setting(
+        on_gpu=on_gpu,
+        could_bf16=on_gpu and not machine.bf16 and torch.cuda.is_bf16_supported(including_emulation=False),
+        compiles=recipe.train.compile != "none",
+        teacher_share=teacher / (teacher + step) if teacher and step else 0.0,
+        cached_latents=cache is not None,
+        cached_frames=cache is not None and any(stream.name == CLIP for stream in cache.index.manifest.streams),
+        caches_ram=bool(report.facts["preflight"]["ram_cache_mb"]),
+    )
+
+
+def _look_at_disk(recipe: Recipe, report: Report, facts: dict[str, Any]) -> None:
+    facts["ram_cache_mb"] = recipe.loader.ram_cache_mb
+    folder = Path(recipe.run.dir)
+    free = facts["disk_free_gb"] = free_disk(folder) / 1e9
+    wanted = report.facts.get("disk_gb")
+    if wanted is not None and wanted > free:
+        message = f"checkpoints will take {wanted:.3g} GB, and {folder.absolute()} has room for {free:.3g} GB"
+        fix = "Make room, choose another disk, or lower train.keep_checkpoints."
+        report.findings.append(Finding("warning", "run.dir", message, fix))
+
+
+def _look_at_memory(report: Report, facts: Mapping[str, Any]) -> None:
+    wanted = facts["loader_memory_gb"] + facts["ram_cache_mb"] / 1e3
+    available = facts["memory_available_gb"]
+    if available is not None and wanted > available:
+        message = f"the loader will hold {wanted:.3g} GB, and {available:.3g} GB of memory were available"
+        fix = "Lower loader.ram_cache_mb, loader.prefetch or train.batch_size, or end other programs."
+        report.findings.append(Finding("warning", "loader", message, fix))
+
+
+def _look_at_shared_memory(report: Report, facts: dict[str, Any], before: tuple[int, int] | None) -> None:
+    after = shared_memory()
+    if before is None or after is None:
+        return
+    taken = max(0, before[1] - after[1])
+    facts |= {"shm_gb": after[0] / 1e9, "shm_free_gb": after[1] / 1e9, "shm_taken_gb": taken / 1e9}
+    if torch.cuda.device_count() > 1 and after[1] < SMALL_SHARED_MEMORY:
+        message = f"/dev/shm has {after[1] / 1e6:.0f} MB left, and several GPUs talk through it"
+        report.findings.append(Finding("warning", "", message, "Give the container more, such as --shm-size=8g."))
+
+
+def _tell_bad_clips(trial: Trial, report: Report, facts: dict[str, Any]) -> None:
+    bad = trial.data.quarantine.reasons
+    facts["bad_clips"] = [{"clip_id": clip_id, "reason": reason} for clip_id, reason in bad.items()]
+    if bad:
+        clip_id, reason = next(iter(bad.items()))
+        count = "1 clip that was read is bad" if len(bad) == 1 else f"{len(bad)} clips that were read are bad"
+        fix = "Mend or remove them; the run replaces each by another clip."
+        report.findings.append(Finding("warning", "dataset", f"{count}; {clip_id}: {reason}", fix))
+
+
+@contextmanager
+def _findings(report: Report, key: str) -> Iterator[None]:
+    """Turns what goes wrong into findings."""
+    try:
+        yield
+    except RecipeError as error:
+        found = [Finding("error", problem.key, problem.message) for problem in error.problems]
+    except MissingArtifact as missing:
+        found = [Finding("missing", key, missing.what, missing.fix)]
+    except CacheError as error:
+        found = [Finding("error", "cache", str(error))]
+    except SaltError as error:
+        found = [Finding("error", key, str(error))]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "Lower train.batch_size, and raise train.accumulate as much; or take a smaller predictor."
+        found = [Finding("error", "train.batch_size", "a batch does not fit into memory", fix)]
+    else:
+        return
+    told = {finding.message for finding in report.findings}
+    report.findings += [finding for finding in found if finding.message not in told]

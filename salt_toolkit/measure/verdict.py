@@ -1,0 +1,161 @@
+"""From what was timed to what limits a run, how long it takes, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Limit = Literal["disk", "decode", "bus", "compute"]
+
+BUSY = 0.4
+"""Share of the processors that readers keep busy, from which on the processor holds them up and not the disk."""
+LARGE_COPY = 0.5
+"""Share of a step from which on the copy to the GPU holds it up."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds for one optimizer step's clips, each measured alone.
+
+    Attributes:
+        loader: Until they are read.
+        loader_cpu: Processor time of that, over all threads.
+        step: The step, its clips on the device.
+        step_cpu: Processor time of that, over all threads.
+        copy: From the host to a GPU; 0 without one.
+        workers: Threads that read.
+        cpus: Processors.
+    """
+
+    loader: float
+    loader_cpu: float
+    step: float
+    step_cpu: float
+    copy: float
+    workers: int
+    cpus: int
+
+    @property
+    def per_step(self) -> float:
+        """Seconds of a step in a run: what is slowest, and never less than the processors need for all of it."""
+        return max(self.loader, self.step, self.copy, (self.loader_cpu + self.step_cpu) / self.cpus)
+
+    @property
+    def busy(self) -> float:
+        """Share of the processors which readers could use that they did use."""
+        return self.loader_cpu / self.loader / min(self.workers, self.cpus)
+
+
+def limit_of(timings: Timings) -> Limit:
+    """What limits a run.
+
+    The loader, if it is slower than the step: the disk where its threads mostly wait, decoding where they keep the
+    processor busy. Else the step: the bus where the copy of the clips is a large part of it, or the device.
+    """
+    if timings.loader > max(timings.step, timings.copy):
+        return "decode" if timings.busy >= BUSY else "disk"
+    return "bus" if timings.copy >= LARGE_COPY * timings.step else "compute"
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run reads from its files, and how long from memory.
+
+    Attributes:
+        steps: Of the whole run.
+        reading_steps: Those that read clips for the first time; as many as all without `loader.ram_cache_mb`.
+        kept: Share of the clips that stay in memory from then on.
+    """
+
+    steps: int
+    reading_steps: int
+    kept: float
+
+    def seconds(self, timings: Timings) -> float:
+        """Of all steps."""
+        first = min(self.steps, self.reading_steps)
+        return first * timings.per_step + (self.steps - first) * self.later(timings).per_step
+
+    def later(self, timings: Timings) -> Timings:
+        """What a step takes once memory holds its share."""
+        left = 1 - self.kept
+        return Timings(
+            loader=timings.loader * left,
+            loader_cpu=timings.loader_cpu * left,
+            step=timings.step,
+            step_cpu=timings.step_cpu,
+            copy=timings.copy,
+            workers=timings.workers,
+            cpus=timings.cpus,
+        )
+
+    def typical(self, timings: Timings) -> Timings:
+        """Those of most of the run's steps."""
+        return timings if 2 * min(self.steps, self.reading_steps) >= self.steps else self.later(timings)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What of a recipe decides which advice is of use.
+
+    Attributes:
+        on_gpu: Whether there is a GPU.
+        could_bf16: Whether it computes in bf16 natively, and the recipe asks for fp32.
+        compiles: Whether the step is compiled.
+        teacher_share: Of a step's FLOPs, with the teacher's; 0 where latents come from a cache.
+        cached_latents: Whether latents come from a cache.
+        cached_frames: Whether clips come from a cache, too.
+        caches_ram: Whether `loader.ram_cache_mb` is used.
+    """
+
+    on_gpu: bool
+    could_bf16: bool = False
+    compiles: bool = False
+    teacher_share: float = 0.0
+    cached_latents: bool = False
+    cached_frames: bool = False
+    caches_ram: bool = False
+
+
+def advice(limit: Limit, timings: Timings, setting: Setting) -> list[str]:
+    """What to change, as sentences; what helps most comes first."""
+    ways = {"disk": _about_disk, "decode": _about_decode, "bus": _about_bus, "compute": _about_compute}
+    return list(ways[limit](timings, setting))
+
+
+def _about_disk(timings: Timings, setting: Setting) -> Iterator[str]:
+    yield (
+        f"Raise loader.workers from {timings.workers} to {4 * timings.workers}: "
+        "threads that wait for a disk cost nothing."
+    )
+    yield "Put the data set on a disk of this machine, or a faster one."
+    if not setting.caches_ram:
+        yield "If the clips fit into memory, let it keep them: loader.ram_cache_mb."
+
+
+def _about_decode(timings: Timings, setting: Setting) -> Iterator[str]:
+    if timings.workers < timings.cpus:
+        yield f"Raise loader.workers from {timings.workers} to {timings.cpus}: there are so many processors."
+    if not setting.cached_frames:
+        yield "Decode each clip once: `salt cache` with cache.frames = true keeps clips and latents."
+        yield "Videos that are not much larger than clip.size decode faster: write smaller ones once."
+    if not setting.caches_ram:
+        yield "If the clips fit into memory, let it keep them: loader.ram_cache_mb."
+
+
+def _about_bus(timings: Timings, setting: Setting) -> Iterator[str]:
+    if setting.cached_latents:
+        yield 'Store latents in fewer bytes: a cache with cache.dtype = "int8" is half of bf16.'
+        yield "Or compute them on the device, without a cache, if the teacher is small."
+    yield "Look at the link: `nvidia-smi -q` tells its PCIe generation and width, now and at most."
+
+
+def _about_compute(timings: Timings, setting: Setting) -> Iterator[str]:
+    if setting.could_bf16:
+        yield 'Compute in bf16: train.precision = "bf16".'
+    if setting.teacher_share >= 0.2:
+        yield f"The teacher is {setting.teacher_share:.0%} of the work: compute its latents once, with `salt cache`."
+    if setting.on_gpu and not setting.compiles:
+        yield 'Compile the step: train.compile = "default".'
+    yield "Find the fastest batch size: `salt bench`."

@@ -1,0 +1,122 @@
+"""The table of `salt bench`, as text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STEP = ("batch size", "clips/s", "ms a step", "memory GB", "of FLOP limit")
+LOADER = ("workers", "clips/s", "read ms", "processors busy")
+BOTH = ("batch size", "workers", "clips/s", "ms a step", "of FLOP limit", "waits for clips")
+
+
+def render_bench(found: Mapping[str, Any]) -> str:
+    """What `run_bench` found, for a terminal."""
+    lines = [f"{found['name']} on {found['device']}, {found['cpus']} processors, torch {found['torch']}"]
+    lines += [f"  {line}" for line in _limit(found)]
+    best = found["recommended"] or {}
+    lines += ["", f"Step alone: one real batch stays on the device; latents {found['latents']}."]
+    lines += _table(STEP, [_step_cells(row, best.get("train.batch_size")) for row in found["step"]])
+    lines += ["", "Loader alone:"]
+    lines += _table(LOADER, [_loader_cells(row, best.get("loader.workers")) for row in found["loader"]])
+    lines += textwrap.wrap(f"Read: {found['loader_measured']}.", 100, initial_indent="  ", subsequent_indent="        ")
+    if found["both"] is not None:
+        lines += ["", "Both together, as in a run's first epoch:", *_table(BOTH, [_both_cells(found["both"])])]
+    return "\n".join([*lines, "", *_advice(found)])
+
+
+def _limit(found: Mapping[str, Any]) -> list[str]:
+    teacher = found["teacher_gflops_per_clip"]
+    limit = found["flop_limit_clips_per_second"]
+    source = f"{found['flop_limit_tflops']:,.4g} TFLOP/s, {found['flop_limit_source']}"
+    if limit is None:
+        return [f"FLOP limit: {source}; a part of this recipe does not say what it costs"]
+    live = f" and {teacher:.4g} of the teacher" if teacher else ""
+    work = f"{found['train_step_gflops_per_clip']:.4g} GFLOP of the training step{live}"
+    return [f"FLOP limit: {source}", f"            a clip takes {work}: {_number(limit)} clips/s"]
+
+
+def _step_cells(row: Mapping[str, Any], best: int | None) -> list[str]:
+    if row["why"] is not None:
+        return [str(row["batch_size"]), row["why"]]
+    return [
+        str(row["batch_size"]),
+        _number(row["clips_per_second"]),
+        _number(row["ms_per_step"]),
+        f"{row['memory_gb']:.2f}",
+        _share(row["flop_share"]),
+        "<- best" if row["batch_size"] == best else "",
+    ]
+
+
+def _loader_cells(row: Mapping[str, Any], best: int | None) -> list[str]:
+    return [
+        str(row["workers"]),
+        _number(row["clips_per_second"]),
+        _number(row["read_ms"]),
+        f"{row['busy_cpus']:.1f}",
+        "<- best" if row["workers"] == best else "",
+    ]
+
+
+def _both_cells(row: Mapping[str, Any]) -> list[str]:
+    if row["why"] is not None:
+        return [str(row["batch_size"]), f"{row['why']}: take the next smaller one"]
+    return [
+        str(row["batch_size"]),
+        str(row["workers"]),
+        _number(row["clips_per_second"]),
+        _number(row["ms_per_step"]),
+        _share(row["flop_share"]),
+        f"{row['data_wait_share']:.0%}",
+    ]
+
+
+def _advice(found: Mapping[str, Any]) -> list[str]:
+    best, own = found["recommended"], found["recipe"]
+    if best is None:
+        return ["No batch size fits: lower train.batch_size, or take a smaller predictor."]
+    slow = _slow_loader(found, best)
+    if best == own:
+        return ["The recipe's own settings are the best of these.", *slow]
+    lines = ["Write into the recipe:"]
+    for section in ("train", "loader"):
+        (key,) = [key for key in best if key.startswith(f"{section}.")]
+        same = "   # as it is" if best[key] == own[key] else f"   # was {own[key]}"
+        lines += [f"  [{section}]", f"  {key.partition('.')[2]} = {best[key]}{same}"]
+    if best["train.batch_size"] != own["train.batch_size"]:
+        lines.append("Another batch size is another training: adapt schedules.lr and the run's length to it.")
+    return lines + slow
+
+
+def _slow_loader(found: Mapping[str, Any], best: Mapping[str, int]) -> list[str]:
+    """A word where the step will wait, whatever the settings."""
+    (step,) = [row for row in found["step"] if row["batch_size"] == best["train.batch_size"]]
+    (loader,) = [row for row in found["loader"] if row["workers"] == best["loader.workers"]]
+    if loader["clips_per_second"] >= step["clips_per_second"]:
+        return []
+    return ["No worker count reads as fast as this step trains; `salt check --preflight` says what holds reading up."]
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns to the right, so that numbers stand under one another; what follows the last column to the left."""
+    widths = [
+        max(len(cell) for cell in [name, *(row[column] for row in rows if len(row) >= len(heading))])
+        for column, name in enumerate(heading)
+    ]
+    lines = []
+    for row in [heading, *rows]:
+        whole = len(row) >= len(heading)
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)] if whole else []
+        rest = row[len(heading) :] if whole else [row[0].rjust(widths[0]), *row[1:]]
+        lines.append("  " + "  ".join([*cells, *rest]).rstrip())
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"

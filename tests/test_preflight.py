@@ -1,0 +1,263 @@
+"""`salt check --preflight`: real batches, real steps, and a verdict that names what holds a run back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from salt_toy.data import Squares
+
+from salt_toolkit import check as checking
+from salt_toolkit.check import check_recipe
+from salt_toolkit.measure import preflight as preflights
+from salt_toolkit.measure.preflight import preflight
+from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
+from salt_toolkit.report.check_text import render_report
+from salt_toolkit.report.preflight_text import LIMITS, duration
+from salt_toolkit.train.step import Stepper
+
+EQUAL = Timings(loader=0.1, loader_cpu=0.1, step=0.1, step_cpu=0.1, copy=0.0, workers=4, cpus=8)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(preflights, "STEP_SECONDS", 0.05)
+
+
+def looked_at(recipe, **options):
+    report = check_recipe(recipe)
+    preflight(recipe, report, **options)
+    return report
+
+
+def found(report, severity):
+    return [finding for finding in report.findings if finding.severity == severity]
+
+
+@pytest.mark.parametrize(
+    ("timings", "limit"),
+    [
+        (replace(EQUAL, loader=0.3, loader_cpu=1.15), "decode"),  # four threads, busy all the time
+        (replace(EQUAL, loader=0.3, loader_cpu=0.06), "disk"),
+        (replace(EQUAL, loader=0.3, loader_cpu=0.29, workers=1), "decode"),  # one thread can keep one busy
+        (replace(EQUAL, loader=0.3, loader_cpu=0.55, workers=16, cpus=2), "decode"),  # and 16 not more than there are
+        (replace(EQUAL, loader=0.05), "compute"),
+        (replace(EQUAL, loader=0.05, copy=0.02), "compute"),
+        (replace(EQUAL, loader=0.05, copy=0.06), "bus"),
+        (replace(EQUAL, loader=0.15, copy=0.2), "bus"),
+    ],
+)
+def test_what_limits_a_run(timings, limit):
+    assert limit_of(timings) == limit
+
+
+def test_how_long_a_run_takes():
+    slow_loader = replace(EQUAL, loader=0.3)
+    assert Length(1000, 1000, 0.0).seconds(slow_loader) == pytest.approx(300)
+    assert Length(1000, 1000, 0.0).seconds(EQUAL) == pytest.approx(100)
+    # 100 steps read; 900 have half of the clips in memory; then all of them, and the step is what takes time.
+    assert Length(1000, 100, 0.5).seconds(slow_loader) == pytest.approx(100 * 0.3 + 900 * 0.15)
+    kept = Length(1000, 100, 1.0)
+    assert kept.seconds(slow_loader) == pytest.approx(100 * 0.3 + 900 * 0.1)
+    assert limit_of(kept.typical(slow_loader)) == "compute"
+    assert limit_of(Length(150, 100, 1.0).typical(slow_loader)) == "disk"
+    # Two processors cannot read and compute for 0.5 seconds in less than 0.25.
+    assert replace(EQUAL, loader_cpu=0.3, step_cpu=0.2, cpus=2).per_step == pytest.approx(0.25)
+
+
+def test_advice_is_what_helps_there():
+    def first(limit, timings=EQUAL, **setting):
+        return advice(limit, timings, Setting(on_gpu=True, **setting))[0]
+
+    assert "loader.workers from 4 to 8" in first("decode")
+    assert "cache.frames" in first("decode", replace(EQUAL, cpus=4))
+    assert "loader.workers from 4 to 16" in first("disk")
+    assert 'cache.dtype = "int8"' in first("bus", cached_latents=True)
+    assert 'train.precision = "bf16"' in first("compute", could_bf16=True)
+    assert "39% of the work" in first("compute", teacher_share=0.39)
+    assert "train.compile" in first("compute")
+    assert "salt bench" in first("compute", compiles=True)
+    for limit in LIMITS:
+        assert advice(limit, EQUAL, Setting(on_gpu=False))
+
+
+def test_facts_of_real_batches_and_steps(small_recipe, tmp_path):
+    report = looked_at(small_recipe(), num_batches=4)
+    facts = report.facts["preflight"]
+    assert not report.has("error", "missing", "warning")
+    assert (facts["batches"], facts["clips"], facts["workers"], facts["steps"]) == (4, 16, 2, 60)
+    for name in ("loader_clips_per_second", "read_ms", "step_clips_per_second", "ms_per_step", "hours", "disk_free_gb"):
+        assert facts[name] > 0, name
+    assert facts["timed_steps"] >= 3
+    assert facts["bad_clips"] == []
+    # A ring of 6 batches of 4 clips of 4 x 16 x 16 x 3 bytes, and of 16 int64 for the places of their tokens.
+    assert facts["loader_memory_gb"] == pytest.approx(6 * 4 * (4 * 16 * 16 * 3 + 8 * 8) / 1e9, rel=0.2)
+    timings = facts["timings"]
+    slowest = max(timings["loader"], timings["step"], (timings["loader_cpu"] + timings["step_cpu"]) / timings["cpus"])
+    assert facts["hours"] == pytest.approx(60 * slowest / 3600)
+    assert json.loads(json.dumps(report.as_dict(Path("x.toml"))))["facts"]["preflight"] == facts
+    text = render_report(Path("x.toml"), report)
+    assert "60 steps in about" in text and "limited by" in text and "bad clips   none" in text
+    assert list(tmp_path.iterdir()) == [tmp_path / "recipe.toml"]
+
+
+def test_a_loader_that_waits_is_the_disks_fault(small_recipe, monkeypatch):
+    honest = Squares.read
+
+    def waiting(self, index, view):
+        time.sleep(0.15)
+        return honest(self, index, view)
+
+    monkeypatch.setattr(Squares, "read", waiting)
+    facts = looked_at(small_recipe(), num_batches=3).facts["preflight"]
+    assert facts["limited_by"] == "disk"
+    assert facts["read_ms"] > 150
+    assert facts["loader_clips_per_second"] < 2 / 0.15 * 1.01
+    assert facts["hours"] * 3600 == pytest.approx(60 * 4 * 0.15 / 2, rel=0.5)
+    assert any("loader.workers from 2 to 8" in way for way in facts["advice"])
+
+
+def test_a_loader_that_computes_is_decodings_fault(small_recipe, monkeypatch):
+    honest = Squares.read
+
+    def busy(self, index, view):
+        end = time.thread_time() + 0.15
+        while time.thread_time() < end:
+            pass
+        return honest(self, index, view)
+
+    monkeypatch.setattr(Squares, "read", busy)
+    facts = looked_at(small_recipe("loader.workers=1"), num_batches=3).facts["preflight"]
+    assert facts["limited_by"] == "decode"
+    assert facts["loader_busy_cpus"] > 0.4
+
+
+def test_the_cache_in_memory_counts_from_the_second_pass_on(small_recipe):
+    facts = looked_at(small_recipe("loader.ram_cache_mb=100")).facts["preflight"]
+    assert facts["ram_cache_share"] == 1.0
+    timings = Timings(**facts["timings"])
+    assert facts["hours"] == pytest.approx(Length(60, 10, 1.0).seconds(timings) / 3600)
+    assert looked_at(small_recipe()).facts["preflight"]["ram_cache_share"] == 0.0
+
+
+def test_real_videos_are_decoded_and_bad_ones_counted(small_recipe, registry, tmp_path, write_video):
+    for number in range(11):
+        write_video(tmp_path / "videos" / "train" / "a" / f"{number:02d}.mp4", 20 * number)
+    (tmp_path / "videos" / "train" / "a" / "05.mp4").write_bytes(b"no video")
+    recipe = video_recipe(small_recipe, tmp_path, registry, tmp_path / "videos")
+    report = looked_at(recipe, num_batches=6)
+    facts = report.facts["preflight"]
+    (bad,) = facts["bad_clips"]
+    assert bad["clip_id"] == "a/05.mp4"
+    (warning,) = found(report, "warning")
+    assert warning.key == "dataset" and "a/05.mp4" in warning.message
+    assert "bad clips   1 of 24 read" in render_report(Path("x.toml"), report)
+    assert facts["hours"] > 0
+
+    strict = replace(recipe, loader=recipe.loader.model_copy(update={"max_bad_fraction": 0.01}))
+    report = looked_at(strict, num_batches=6)
+    assert any(finding.key == "dataset" and "max_bad_fraction" in finding.message for finding in found(report, "error"))
+    assert "hours" not in report.facts["preflight"]
+
+
+def video_recipe(small_recipe, folder, registry, root):
+    from salt_toolkit.recipe import load_recipe
+
+    small_recipe()
+    path = folder / "recipe.toml"
+    path.write_text(path.read_text().replace('"toy_squares"\nclips = 40', f'"video_folder"\nroot = "{root}"'))
+    return load_recipe(path, registry, [f"run.dir={folder / 'runs'}"])
+
+
+def test_missing_data_is_one_finding(small_recipe, registry, tmp_path):
+    report = looked_at(video_recipe(small_recipe, tmp_path, registry, tmp_path / "nowhere"))
+    (missing,) = found(report, "missing")
+    assert missing.key == "dataset" and "nowhere" in missing.message
+    assert "hours" not in report.facts["preflight"]
+    assert "nothing read" in render_report(Path("x.toml"), report)
+
+
+def test_a_batch_that_does_not_fit_is_an_error_with_advice(small_recipe, monkeypatch):
+    def cramped(self, batch, scalars, *, last):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(Stepper, "forward_and_backward", cramped)
+    report = looked_at(small_recipe())
+    (error,) = found(report, "error")
+    assert error.key == "train.batch_size" and "train.accumulate" in error.fix
+    assert report.facts["preflight"]["loader_clips_per_second"] > 0
+
+
+def test_numbers_that_are_none_are_an_error(small_recipe, monkeypatch):
+    honest = Squares.read
+    report = looked_at(small_recipe())
+    assert not report.has("error")
+    monkeypatch.setattr(Stepper, "_skips", lambda self, norm, losses: torch.ones(()))
+    (error,) = found(looked_at(small_recipe()), "error")
+    assert "not finite" in error.message
+    assert honest is Squares.read
+
+
+def test_a_recipe_that_cannot_work_is_not_measured(small_recipe):
+    report = looked_at(small_recipe("train.batch_size=50"))
+    assert len(found(report, "error")) == 1
+    assert "nothing was measured" in render_report(Path("x.toml"), report)
+
+
+def test_too_little_room_is_told(small_recipe, monkeypatch):
+    monkeypatch.setattr(preflights, "free_disk", lambda path: 1000)
+    monkeypatch.setattr(preflights, "available_memory", lambda: 1000)
+    keys = {finding.key for finding in found(looked_at(small_recipe()), "warning")}
+    assert keys == {"run.dir", "loader"}
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("loader.prefetch=400", "loader.prefetch"), ("loader.ram_cache_mb=4000", "loader.ram_cache_mb")],
+)
+def test_check_alone_warns_of_more_clips_than_memory_holds(small_recipe, monkeypatch, override, key):
+    monkeypatch.setattr(checking, "total_memory", lambda: 5_000_000)
+    assert not found(check_recipe(small_recipe()), "warning")
+    (warning,) = found(check_recipe(small_recipe(override)), "warning")
+    assert warning.key == key and "0.005 GB of memory" in warning.message
+
+
+def test_the_ring_of_batches_is_counted_whole(small_recipe):
+    """Two prefetched batches of 4 clips of 4 x 16 x 16 x 3 bytes: six batches of memory."""
+    facts = check_recipe(small_recipe()).facts
+    assert facts["host_memory_gb"] == pytest.approx(6 * 4 * 4 * 16 * 16 * 3 / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40.0, "40 s"), (720.0, "12 min"), (19_500.0, "5.4 h"), (400_000.0, "4.63 days")]
+)
+def test_durations_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_command_leaves_nothing_behind(small_recipe, tmp_path):
+    small_recipe()
+
+    def salt(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "salt_toolkit", "check", str(tmp_path / "recipe.toml"), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    done = salt("--preflight", "--batches", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["facts"]["preflight"]["batches"] == 3
+    assert list(tmp_path.iterdir()) == [tmp_path / "recipe.toml"]
+    done = salt("--batches", "3")
+    assert done.returncode == 2 and "no effect without --preflight" in done.stderr
