@@ -262,6 +262,7 @@ def test_ctrl_c_ends_it_quietly(small_recipe, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stderr is not None
     while "loader alone" not in (line := process.stderr.readline()) and "step alone" not in line:

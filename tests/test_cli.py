@@ -237,7 +237,13 @@ def test_an_interrupt_before_training_leaves_no_traceback(tmp_path):
     """The recipe is a pipe that nobody writes to, so the command is surely waiting when the interrupt comes."""
     pipe = tmp_path / "recipe.toml"
     os.mkfifo(pipe)
-    process = subprocess.Popen([*SALT, "run", str(pipe)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*SALT, "run", str(pipe)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     with pipe.open("w"):  # opens when the command has opened the other end
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)

@@ -118,11 +118,14 @@ def lines(recipe, *names):
 
 
 def assert_alike(first, second, *, names=("loss", "grad_norm", "explained_variance", "cosine")):
-    """All but rounding: the order in which gradients are summed is another."""
+    """All but rounding: the order in which gradients are summed is another.
+
+    Weights without a true gradient, such as the biases of keys, follow that rounding: AdamW takes whole steps.
+    """
     torch.testing.assert_close(lines(first, "step", *names), lines(second, "step", *names), rtol=2e-4, atol=2e-5)
     for file in ("student", "last"):
         one, two = (load_file(getattr(RunDirectory.of(recipe), file)) for recipe in (first, second))
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("launcher", "parallel"), [(ACCELERATE, "ddp"), (TORCHRUN, "fsdp2")])

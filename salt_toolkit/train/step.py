@@ -52,6 +52,7 @@ class Stepper:
         self._joined = processes.join(method)
         self.optimizer = build_optimizer(method, recipe.optimizer)
         self._module = machine.compiled(self._joined, recipe.train.compile)
+        self._replays = machine.device.type == "cuda" and recipe.train.compile in ("reduce-overhead", "max-autotune")
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._copies = torch.cuda.Stream(machine.device) if machine.device.type == "cuda" else None
         ema = recipe.train.ema
@@ -100,11 +101,14 @@ class Stepper:
     def forward_and_backward(self, batch: ClipBatch, scalars: dict[str, list[Tensor]], *, last: bool) -> None:
         """Adds a batch's gradient, and its loss and metrics to ``scalars``; the step's last joins all processes'."""
         with nullcontext() if last else self.processes.without_sync(self._joined):
+            if self._replays:
+                torch.compiler.cudagraph_mark_step_begin()
             with self.machine.autocast():
                 output = self._module(batch)
             (output.loss / self.recipe.train.accumulate).backward()
         for name, scalar in {"loss": output.loss.detach(), **output.metrics}.items():
-            scalars.setdefault(name, []).append(scalar)
+            # A graph's replay writes over what the one before has given, and scalars are read late.
+            scalars.setdefault(name, []).append(scalar.clone() if self._replays else scalar)
 
     def _clip_gradient(self) -> Tensor:
         limit = self.recipe.optimizer.grad_clip
