@@ -362,6 +362,13 @@ def test_a_run_with_an_average_leaves_it_and_the_last_weights(recipe):
     assert same(load_student(directory.path).state_dict(), weights(averaged))
 
 
+def test_what_the_memory_does_not_hold_is_told_before_the_run_begins(recipe, capsys):
+    loaded = recipe("train.max_steps=5", "loader.ram_cache_mb=100000000")
+    run_recipe(loaded)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: loader" in told and "Lower loader" in told
+
+
 def test_deterministic_algorithms_are_asked_for(recipe):
     run_recipe(recipe("train.deterministic=true", "train.max_steps=5"))
     try:

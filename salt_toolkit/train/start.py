@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from salt_toolkit.check import check_recipe
 from salt_toolkit.errors import RunError, SaltError
 from salt_toolkit.files import write_json, write_text
 from salt_toolkit.recipe import Recipe, load_recipe
@@ -97,6 +98,9 @@ def _run(
         progress.say(f"{directory.path} on {environment['device']}{together}")
         for note in [*environment["notes"], *(f"changed since the run began: {line}" for line in changed)]:
             progress.say(f"note: {note}")
+        for finding in check_recipe(recipe).findings:
+            if finding.severity == "warning":
+                progress.say(f"warning: {finding.key}: {finding.message}. {finding.fix}")
         return train(recipe, machine, processes, progress, max_hours)
 
 
