@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -31,14 +32,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object a line; a last line that a kill cut short is left out."""
+    """The objects of a file with one JSON object a line; a line that a kill cut short is left out."""
     lines: list[dict[str, Any]] = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
+        # Only the line feed ends a line here; str.splitlines knows others, which may stand in a clip's id.
+        for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
     return lines
 
 

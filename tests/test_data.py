@@ -100,7 +100,7 @@ def test_a_bad_clip_is_recorded_and_replaced_the_same_way_every_time(tmp_path):
 
 
 def test_too_many_bad_clips_stop_the_run_with_the_last_reason():
-    with pytest.raises(DataError, match=r"bad clips .* loader.max_bad_fraction = 0.1 .*is not a video"):
+    with pytest.raises(DataError, match=r"bad clips, .* loader.max_bad_fraction = 0.1 .*is not a video"):
         load(Numbers(40, range(20)), max_fraction=0.1)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +23,7 @@ from salt_toolkit.runs import RunDirectory, load_student
 from salt_toolkit.train import checkpoint as checkpoints
 from salt_toolkit.train.average import WeightAverage
 from salt_toolkit.train.loop import _Trainer
+from salt_toolkit.train.signals import StopRequests
 from salt_toolkit.train.start import run_recipe
 from salt_toolkit.train.step import Stepper
 
@@ -217,6 +221,62 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(recipe, caps
     assert same(before, weights(loaded))
 
 
+def test_a_damaged_checkpoint_never_counts_as_the_newest_again(recipe):
+    loaded = recipe("train.keep_checkpoints=1", "train.keep_every=50")
+    run_recipe(loaded)
+    directory = RunDirectory.of(loaded)
+    directory.student.unlink()
+    (directory.checkpoints / "step-00000060" / checkpoints.STATE).write_text("{")
+    assert run_recipe(loaded, max_hours=0.0).step == 50
+    assert steps_on_disk(loaded) == [50]
+    assert run_recipe(loaded).complete
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_anew_in_silence(recipe):
+    loaded = recipe()
+    run_recipe(loaded)
+    directory = RunDirectory.of(loaded)
+    directory.student.unlink()
+    for path in checkpoints.paths(directory.checkpoints):
+        (path / checkpoints.STATE).write_text("{")
+    lines = directory.metrics.read_text()
+    with pytest.raises(RunError, match=r"none of the checkpoints .* is whole: .*begin anew with --restart"):
+        run_recipe(loaded)
+    assert directory.metrics.read_text() == lines
+
+
+def test_two_processes_of_their_own_cannot_train_in_one_directory(recipe):
+    loaded = recipe()
+    directory = RunDirectory.of(loaded)
+    directory.path.mkdir(parents=True)
+    with (directory.path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process trains in"):
+            run_recipe(loaded)
+    assert run_recipe(loaded).complete
+
+
+def test_bad_clips_of_a_start_that_never_trained_are_forgotten(recipe):
+    loaded = recipe()
+    directory = RunDirectory.of(loaded)
+    directory.path.mkdir(parents=True)
+    entries = [{"clip_id": f"train/{index}", "path": "nowhere", "reason": "a wrong path"} for index in range(30)]
+    directory.bad_clips.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    assert run_recipe(loaded).num_bad_clips == 0
+
+
+def test_what_nohup_ignores_stays_ignored(recipe, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequests() as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not requests.pending
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert requests.received == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_checkpoints_that_stay(recipe):
     loaded = recipe("train.keep_checkpoints=1", "train.keep_every=20")
     run_recipe(loaded)
@@ -329,6 +389,28 @@ def test_too_many_skipped_steps_stop_the_run(recipe, monkeypatch):
         run_recipe(recipe("train.max_skipped_steps=3", "train.log_every=1"))
 
 
+def test_latents_that_are_not_finite_spoil_no_running_statistics(recipe, monkeypatch):
+    """They would be in every checkpoint from then on."""
+    from salt_toy.models import ProjectionTeacher
+
+    forward, seen = ProjectionTeacher.forward, {"batches": 0}
+
+    def wrecked(self, batch):
+        seen["batches"] += 1
+        return forward(self, batch) * (math.nan if seen["batches"] == 9 else 1.0)
+
+    monkeypatch.setattr(ProjectionTeacher, "forward", wrecked)
+    settings = [
+        "objective.statistics=running",
+        "objective.calibration_clips=256",
+        "train.max_steps=30",
+        "train.ema=0.9",
+    ]
+    outcome = run_recipe(recipe(*settings))
+    assert outcome.complete and outcome.num_skipped_steps == 1
+    assert all(tensor.isfinite().all() for tensor in weights(recipe(*settings)).values())
+
+
 # Averages, modes, and what else a recipe may ask for.
 
 
@@ -340,7 +422,7 @@ def test_the_average_is_the_equation(recipe):
     expected = 0.0
     for step in range(1, 12):
         torch.nn.init.constant_(module.weight, float(step))
-        average.update(step)
+        average.update(step, torch.zeros(()))
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert average.tensors()["weight"].flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)

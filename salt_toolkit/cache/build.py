@@ -21,9 +21,9 @@ from salt_toolkit.cache.shard_writer import ShardBusy, ShardWriter
 from salt_toolkit.cache.streams import ClipEncoder
 from salt_toolkit.cache.writing import Counts, EncodedBatch, WritingThread
 from salt_toolkit.contracts import Dataset, Sample
-from salt_toolkit.data.loading import collate
+from salt_toolkit.data.loading import collate, unreadable
 from salt_toolkit.data.quarantine import Quarantine
-from salt_toolkit.errors import BadClip
+from salt_toolkit.errors import BadClip, SaltError
 
 
 class OpenShard:
@@ -186,6 +186,10 @@ class CacheWork:
             batch.append((shard, index, future.result()))
         except BadClip as bad:
             writing.put_bad(shard, BadRow(self.dataset.clip_ids[index], shard.view, index, bad.reason), bad)
+        except SaltError:
+            raise
+        except Exception as error:
+            raise unreadable(self.dataset.clip_ids[index], error) from error
         self.counts.waited_for_clips += time.perf_counter() - begin
         if len(batch) == self.batch_size:
             self._send(batch, writing)

@@ -40,6 +40,14 @@ def collate(samples: Sequence[Sample]) -> ClipBatch:
     )
 
 
+def unreadable(clip_id: str, error: Exception) -> DataError:
+    """What to raise for a fault in a data set's code, from the thread that met it."""
+    return DataError(
+        f"reading the clip {clip_id!r} failed in {threading.current_thread().name}: {type(error).__name__}: {error}; "
+        "the data set's plugin does not say that the clip is bad, so the work stops"
+    )
+
+
 @runtime_checkable
 class DirectDataset(Dataset, Protocol):
     """A dataset that reads straight into a batch's memory."""
@@ -142,11 +150,7 @@ class ClipReader:
         except SaltError:
             raise
         except Exception as error:
-            thread = threading.current_thread().name
-            raise DataError(
-                f"reading the clip {clip_id!r} failed in {thread}: {type(error).__name__}: {error}; the data set's "
-                "plugin does not say that the clip is bad, so the run stops"
-            ) from error
+            raise unreadable(clip_id, error) from error
         finally:
             self.reading.add(time.perf_counter() - begin)
 

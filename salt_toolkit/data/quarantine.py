@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from salt_toolkit.errors import BadClip, DataError
 from salt_toolkit.files import read_lines
@@ -25,6 +27,13 @@ class Quarantine:
         others: Books that other processes of the run have written.
         num_clips: Clips in the dataset.
         max_fraction: Largest share of bad clips.
+
+    Attributes:
+        reasons: Why each bad clip cannot be used, by its id.
+        num_found: Bad clips that this process has found since it began.
+
+    Raises:
+        DataError: Earlier starts have found too many.
     """
 
     def __init__(self, file: Path | None, *, num_clips: int, max_fraction: float, others: Sequence[Path] = ()) -> None:
@@ -32,10 +41,13 @@ class Quarantine:
         self.num_clips = num_clips
         self.max_fraction = max_fraction
         self.reasons: dict[str, str] = {}
+        self.num_found = 0
         self._num_read = 0
         self._lock = threading.Lock()
         for book in (*others, *([file] if file is not None else ())):
             self.reasons |= {entry["clip_id"]: entry["reason"] for entry in read_lines(book)}
+        if len(self.reasons) > max_fraction * num_clips:
+            raise DataError(self._too_many("those of earlier starts"))
 
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.reasons
@@ -49,26 +61,39 @@ class Quarantine:
         """Enters a bad clip, once.
 
         Raises:
-            DataError: The share of bad clips is above the limit.
+            DataError: The share of bad clips is above the limit, or the book cannot be written.
         """
         with self._lock:
             if clip_id in self.reasons:
                 return
             self.reasons[clip_id] = bad.reason
+            self.num_found += 1
             if self.file is not None:
-                with self.file.open("a", encoding="utf-8") as book:
-                    entry = {"clip_id": clip_id, "path": bad.path, "reason": bad.reason}
-                    book.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            num_bad = len(self.reasons)
-            of_all = num_bad / self.num_clips
-            of_read = num_bad / self._num_read if self._num_read >= EARLY_LOOK else 0.0
+                self._write(self.file, {"clip_id": clip_id, "path": bad.path, "reason": bad.reason})
+            of_all = len(self.reasons) / self.num_clips
+            # Those of earlier starts were read by earlier starts.
+            of_read = self.num_found / self._num_read if self._num_read >= EARLY_LOOK else 0.0
         if max(of_all, of_read) > self.max_fraction:
-            raise DataError(self._too_many(num_bad, bad))
+            raise DataError(self._too_many(f"the last one: {bad}"))
 
-    def _too_many(self, num_bad: int, last: BadClip) -> str:
-        where = f" They are listed in {self.file}." if self.file is not None else ""
+    def _write(self, file: Path, entry: dict[str, str]) -> None:
+        try:
+            with file.open("ab+") as book:
+                if book.tell() and not _ends_a_line(book):
+                    book.write(b"\n")  # a kill has cut the line before short
+                book.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise DataError(f"{file} cannot be written ({error.strerror}); make room, or mend the rights") from error
+
+    def _too_many(self, which: str) -> str:
+        where = f" They are listed in {self.file}; delete the lines of clips that were mended." if self.file else ""
         return (
-            f"{num_bad} bad clips among {self._num_read} read ({self.num_clips} in the dataset) are more than "
-            f"loader.max_bad_fraction = {self.max_fraction:g} allows. The last one: {last}.{where} "
-            f"Mend the files, or raise loader.max_bad_fraction."
+            f"{len(self.reasons)} bad clips, of {self.num_clips} in the data set ({self._num_read} read), are more "
+            f"than loader.max_bad_fraction = {self.max_fraction:g} allows ({which}).{where} Mend the files, or raise "
+            "loader.max_bad_fraction."
         )
+
+
+def _ends_a_line(book: BinaryIO) -> bool:
+    book.seek(-1, os.SEEK_END)
+    return book.read(1) == b"\n"

@@ -105,6 +105,15 @@ class TrainSection(Section):
             raise ValueError(f"found {found} of epochs and max_steps; give exactly one of them")
         return self
 
+    @model_validator(mode="after")
+    def _no_gradients_in_graphs(self) -> TrainSection:
+        if self.accumulate > 1 and self.compile in ("reduce-overhead", "max-autotune"):
+            raise ValueError(
+                f"compile = {self.compile!r} replays recorded graphs, which write over the gradients that accumulate = "
+                f"{self.accumulate} wants to add up; choose compile = 'default', or accumulate = 1"
+            )
+        return self
+
     def num_steps(self, num_clips: int) -> int:
         """Optimizer steps of the whole run: whole batches of each epoch, whole accumulations of the run."""
         if self.max_steps is not None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from salt_toolkit.train.processes import replicated_like
+
 
 class WeightAverage:
     """An exponential moving average of a module's parameters; buffers are the module's own.
@@ -25,12 +27,18 @@ class WeightAverage:
         self._average = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves the average towards the parameters, after so many steps of the run."""
+    def update(self, step: int, skipped: Tensor) -> None:
+        """Moves the average towards the parameters.
+
+        Args:
+            step: Steps of the run so far.
+            skipped: 1 on the device if the last of them was skipped, and the average stays; 0 otherwise.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
+        weight = (1 - decay) * (1 - skipped)
         parameters = dict(self.module.named_parameters())
         for name, average in self._average.items():
-            average.lerp_(parameters[name], 1 - decay)
+            average.lerp_(parameters[name], replicated_like(weight, average))
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages, by the parameters' names; shards where the parameters are."""

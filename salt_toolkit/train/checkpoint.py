@@ -67,18 +67,30 @@ def owned_parameters(method: Method) -> dict[str, nn.Parameter]:
 
 
 def collect(
-    method: Method, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+    method: Method, optimizer: torch.optim.Optimizer, average: WeightAverage | None, *, keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint by their file's name, whole and on the host; all processes have to ask together."""
+    """The tensors of a checkpoint by their file's name, whole and on the host; all processes have to ask together.
+
+    Args:
+        method: Whose modules.
+        optimizer: Of its parameters.
+        average: Of the student's weights, if there is one.
+        keep: Whether this process wants the answer; the others only give their parts.
+    """
     found = {MODULES: owned_tensors(method), OPTIMIZER: _optimizer_tensors(method, optimizer)}
     if average is not None:
         found[AVERAGE] = average.tensors()
-    return {file: {name: on_host(tensor) for name, tensor in tensors.items()} for file, tensors in found.items()}
+    return {file: on_host(tensors, keep=keep) for file, tensors in found.items()}
 
 
-def on_host(tensor: Tensor) -> Tensor:
-    """A whole tensor in contiguous memory of the host; all processes have to ask together."""
-    return whole(tensor.detach()).cpu().contiguous()
+def on_host(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors in contiguous memory of the host, for those who keep them; all processes have to ask together."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        together = whole(tensor.detach())
+        if keep:
+            found[name] = together.cpu().contiguous()
+    return found
 
 
 def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], meter: Mapping[str, list[float]]) -> Path:
@@ -106,7 +118,8 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], met
             sync(beside / name)
         sums = {name: checksum(beside / name) for name in files}
         write_json(beside / STATE, {"step": step, "meter": dict(meter), "crc32": sums})
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            final.rename(folder / f".{final.name}.{os.getpid()}.old.partial")
         beside.rename(final)
         sync(folder)
     except OSError:
@@ -134,7 +147,7 @@ def newest(folder: Path, told: Callable[[str], None] = lambda message: None) -> 
         folder: Where checkpoints are.
         told: Called with a sentence about each damaged one.
     """
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(paths(folder)):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             damaged = [name for name, crc in state["crc32"].items() if checksum(path / name) != crc]
@@ -155,11 +168,28 @@ def remove_old(folder: Path, keep: int, every: int | None = None) -> None:
         keep: How many of the newest stay.
         every: Those at multiples of so many steps stay as well.
     """
-    for path in sorted(folder.glob("step-*"))[:-keep]:
-        if every is None or int(path.name.removeprefix("step-")) % every:
+    for path in paths(folder)[:-keep]:
+        if every is None or step_of(path) % every:
             shutil.rmtree(path)
     for path in folder.glob(".step-*.partial"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Removes the checkpoints of later steps, which were found damaged: they must not count as the newest."""
+    for path in paths(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoints of a run, whole or not, from the first step to the last."""
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's directory is called after."""
+    return int(path.name.removeprefix("step-"))
 
 
 def restore_modules(checkpoint: Checkpoint, method: Method) -> None:
@@ -207,5 +237,6 @@ def _restore_optimizer(saved: Mapping[str, Tensor], method: Method, optimizer: t
     for key, value in saved.items():
         name, _, entry = key.rpartition("|")
         parameter = parameters[name]
-        state.setdefault(numbers[id(parameter)], {})[entry] = sharded_like(value, parameter)
+        # A copy: what was loaded is a view of the file, which would keep its room on the disk.
+        state.setdefault(numbers[id(parameter)], {})[entry] = sharded_like(value.clone(), parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

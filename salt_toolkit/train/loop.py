@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 
+import torch
 from torch import Tensor
 
 from salt_toolkit.assemble import build_method, build_schedules
@@ -16,9 +17,11 @@ from salt_toolkit.contracts import ClipBatch, Schedule
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import Place
 from salt_toolkit.errors import RunError
+from salt_toolkit.files import sync
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs import RunDirectory
 from salt_toolkit.train import checkpoint as checkpoints
+from salt_toolkit.train.checkpoint import Checkpoint
 from salt_toolkit.train.clock import Clock, device_memory
 from salt_toolkit.train.data import TrainingData
 from salt_toolkit.train.environment import Machine
@@ -28,6 +31,9 @@ from salt_toolkit.train.processes import Processes
 from salt_toolkit.train.progress import Progress
 from salt_toolkit.train.signals import StopRequests
 from salt_toolkit.train.step import Stepper
+
+MOST_UNREAD_STEPS = 1000
+"""Steps after which metrics are read even if nothing is logged: what waits on the device takes memory."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +61,50 @@ class Outcome:
 
 
 def train(
-    recipe: Recipe, machine: Machine, processes: Processes, progress: Progress, max_hours: float | None = None
+    recipe: Recipe,
+    machine: Machine,
+    processes: Processes,
+    progress: Progress,
+    found: Checkpoint | None,
+    max_hours: float | None = None,
 ) -> Outcome:
-    """Trains a recipe from its last checkpoint, or from the beginning, to its end.
+    """Trains a recipe from a checkpoint, or from the beginning, to its end.
 
     Args:
         recipe: A valid recipe whose run directory has been prepared.
         machine: The device, and what was decided for it.
         processes: All that train together.
         progress: Told about every logged line.
+        found: Where to go on from; None begins anew.
         max_hours: Stop after so long; the next call goes on.
 
     Raises:
-        SaltError: The data, the run directory or the numbers do not allow to go on.
+        SaltError: The data, the run directory, the numbers or the memory do not allow to go on.
     """
-    with StopRequests(max_hours) as requests:
-        trainer = _Trainer(recipe, machine, processes, progress)
-        with trainer.metrics, trainer.skipped, trainer.batches() as batches:
-            stopped_by = trainer.run_steps(iter(batches), requests)
-            return trainer.finish(stopped_by)
+    try:
+        with StopRequests(max_hours) as requests:
+            trainer = _Trainer(recipe, machine, processes, progress, found)
+            with trainer.metrics, trainer.skipped, trainer.batches() as batches:
+                stopped_by = trainer.run_steps(iter(batches), requests)
+                return trainer.finish(stopped_by)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the device's memory is full ({str(error).splitlines()[0]}); lower train.batch_size and raise "
+            "train.accumulate as much, or set grad_checkpointing = true in [student] and [predictor]"
+        ) from error
 
 
 class _Trainer:
     """The objects of one training, and its position."""
 
-    def __init__(self, recipe: Recipe, machine: Machine, processes: Processes, progress: Progress) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        machine: Machine,
+        processes: Processes,
+        progress: Progress,
+        found: Checkpoint | None,
+    ) -> None:
         self.recipe = recipe
         self.machine = machine
         self.processes = processes
@@ -98,7 +123,6 @@ class _Trainer:
         stand_ins = self.data.cache.teachers() if self.data.cache is not None else None
         self.method = build_method(recipe, total_steps=self.total_steps, stand_ins=stand_ins).to(machine.device)
         self.method.train()
-        found = checkpoints.newest(self.directory.checkpoints, progress.say)
         if found is None:
             self._calibrate()
         else:
@@ -107,6 +131,7 @@ class _Trainer:
         if found is not None:
             checkpoints.restore_rest(found, self.method, self.stepper.optimizer, self.stepper.average)
         self.step = found.step if found else 0
+        self._saved = self.step if found else None
         self.meter = Meter(found.meter if found else None)
         self.metrics = StepFile(self.directory.metrics if processes.is_first else None, done=self.step)
         self.skipped = SkippedSteps(
@@ -135,27 +160,32 @@ class _Trainer:
 
             # 2. Remember what it said, without looking.
             self.meter.add(result.scalars)
-            values = {"loss": result.scalars["loss"][-1], "grad_norm": result.scalars["grad_norm"][-1]}
-            self.skipped.note(self.step, result.clip_ids, result.skipped, values)
+            self.skipped.note(self.step, result.clip_ids, result.skipped, result.values)
 
             # 3. Every so often: look, and save a checkpoint.
             if self.step % settings.log_every == 0 or self.step == self.total_steps:
                 self._log(lr, weight_decay, clock)
+            elif self.step % MOST_UNREAD_STEPS == 0:
+                self.meter.read()
+                self.skipped.settle()
             if self.step % settings.checkpoint_every == 0:
                 self.save_checkpoint()
         return next((signal for signal in self.processes.gathered(requests.received) if signal is not None), None)
 
     def finish(self, stopped_by: Signals | None) -> Outcome:
         """Leaves a resumable checkpoint, or the finished student."""
-        if self.step < self.total_steps or self.step % self.recipe.train.checkpoint_every:
+        if self._saved != self.step:
             self.save_checkpoint()
         complete = self.step == self.total_steps
         if complete:
             self._save_student()
+        num_bad_clips = self._count_bad_clips()
+        # A launcher ends the others soon after one has left; the first may still be writing.
+        self.processes.wait()
         return Outcome(
             step=self.step,
             total_steps=self.total_steps,
-            num_bad_clips=len(self.data.quarantine.reasons),
+            num_bad_clips=num_bad_clips,
             num_skipped_steps=self.skipped.count,
             stopped_by=None if complete else stopped_by,
         )
@@ -164,15 +194,17 @@ class _Trainer:
         """Writes a checkpoint, then removes the ones that are too old."""
         self.skipped.settle()
         folder, settings = self.directory.checkpoints, self.recipe.train
-        files = checkpoints.collect(self.method, self.stepper.optimizer, self.stepper.average)
+        keep = self.processes.is_first
+        files = checkpoints.collect(self.method, self.stepper.optimizer, self.stepper.average, keep=keep)
         meter = self.meter.read()
+        self._saved = self.step
         if not self.processes.is_first:
             return
         with writing(folder):
             try:
                 checkpoints.save(folder, self.step, files, meter)
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 # One whole checkpoint is enough to go on from.
                 checkpoints.remove_old(folder, 1, settings.keep_every)
@@ -183,10 +215,9 @@ class _Trainer:
         student, average = self.method.student.state_dict(), self.stepper.average
         weights = {self.directory.last: student, self.directory.student: average.state_dict()} if average else {}
         for path, tensors in (weights or {self.directory.student: student}).items():
-            whole = {name: checkpoints.on_host(tensor) for name, tensor in tensors.items()}
+            whole = checkpoints.on_host(tensors, keep=self.processes.is_first)
             if self.processes.is_first:
                 _save_weights(whole, path, {"steps": str(self.step)})
-        self.processes.wait()
 
     def _calibrate(self) -> None:
         wanted = self.method.calibration_clips
@@ -228,13 +259,15 @@ class _Trainer:
         self.progress.update(self.step, self.total_steps, line)
 
     def _count_bad_clips(self) -> int:
-        """Counts them; says so at 1, 10, 100 and so on."""
-        reasons = self.data.quarantine.reasons
-        if len(reasons) >= self._bad_clips_to_tell:
-            clip_id, reason = list(reasons.items())[-1]
-            self.progress.say(f"{len(reasons)} bad clips so far; the last is {clip_id}: {reason}")
-            self._bad_clips_to_tell = 10 ** len(str(len(reasons)))
-        return len(reasons)
+        """Counts those of all processes; says so at 1, 10, 100 and so on."""
+        quarantine = self.data.quarantine
+        known = len(quarantine.reasons) - quarantine.num_found
+        count = known + sum(self.processes.gathered(quarantine.num_found))
+        if count >= self._bad_clips_to_tell and quarantine.reasons:
+            clip_id, reason = list(quarantine.reasons.items())[-1]
+            self.progress.say(f"{count} bad clips so far, such as {clip_id}: {reason}")
+            self._bad_clips_to_tell = 10 ** len(str(count))
+        return count
 
 
 def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -242,7 +275,9 @@ def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, st
     beside = path.with_name(f".{path.name}.partial")
     with writing(path):
         checkpoints.save_tensors(weights, beside, metadata)
+        sync(beside)
         beside.replace(path)
+        sync(path.parent)
 
 
 def _no_weight_decay(step: int) -> float:

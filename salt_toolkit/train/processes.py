@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from salt_toolkit.contracts import ClipBatch, Method, StepOutput
-from salt_toolkit.errors import RunError
+from salt_toolkit.errors import RunError, SaltError
 from salt_toolkit.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -107,6 +107,19 @@ class Processes:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self._host)
         return values[0]
+
+    def decided(self, question: Callable[[], ValueT]) -> ValueT:
+        """The first process's answer, for all; also its SaltError, which all then raise."""
+        answer: tuple[ValueT | None, SaltError | None] = (None, None)
+        if self.is_first:
+            try:
+                answer = (question(), None)
+            except SaltError as error:
+                answer = (None, error)
+        value, problem = self.from_first(answer)
+        if problem is not None:
+            raise problem
+        return value  # pyright: ignore[reportReturnType]
 
     def gathered(self, value: ValueT) -> list[ValueT]:
         """Every process's value, in the order of their ranks."""

@@ -39,7 +39,9 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         # Python lets only the main thread set handlers; elsewhere the caller keeps its own.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in REQUESTS}
+            # What is ignored stays so: nohup wants a closed terminal to mean nothing.
+            heard = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._receive) for number in heard}
         return self
 
     def __exit__(self, *details: object) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import re
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from salt_toolkit.files import write_json, write_text
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.checkpoint import newest
+from salt_toolkit.train.checkpoint import Checkpoint, newest, paths, remove_after
 from salt_toolkit.train.environment import Machine, describe_environment
 from salt_toolkit.train.loop import Outcome, train
 from salt_toolkit.train.metrics import writing
@@ -29,6 +32,7 @@ FREE_KEYS = {
     "cache.shard_mb",
     "dataset.local_gb",
     "dataset.root",
+    "loader.max_bad_fraction",
     "loader.prefetch",
     "loader.ram_cache_mb",
     "loader.workers",
@@ -72,36 +76,99 @@ def run_recipe(recipe: Recipe, *, restart: bool = False, max_hours: float | None
     return outcome
 
 
+@dataclass(frozen=True)
+class _Beginning:
+    """What a run directory says before the run begins, or goes on.
+
+    Attributes:
+        complete: Whether the run is complete.
+        checkpoint: Where to go on from.
+        told: Sentences for people.
+    """
+
+    complete: bool
+    checkpoint: Checkpoint | None = None
+    told: tuple[str, ...] = ()
+
+
 def _run(
     recipe: Recipe, machine: Machine, processes: Processes, *, restart: bool, max_hours: float | None
 ) -> Outcome | None:
     directory = RunDirectory.of(recipe)
-    if restart and processes.is_first and directory.path.exists():
-        directory.path.rename(directory.path.with_name(f"{directory.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
-    processes.wait()
-    changed = []
-    if directory.recipe.exists() and (directory.student.exists() or newest(directory.checkpoints) is not None):
-        changed = _refuse_other_recipe(recipe, directory)
-    if directory.student.exists():
-        return None
-    environment = describe_environment(recipe, machine)
-    if newest(directory.checkpoints) is not None:
-        _refuse_other_teachers(directory, environment["teachers"])
-    processes.wait()  # until all have looked, before the first one writes
-    if processes.is_first:
-        with writing(directory.path):
-            directory.path.mkdir(parents=True, exist_ok=True)
-            write_text(directory.recipe, recipe.to_toml())
-            write_json(directory.environment, environment)
-    with Progress(recipe.run.name, silent=not processes.is_first) as progress:
+    with contextlib.ExitStack() as stack:
+        # One process looks and decides, so that no two see another state of the disk.
+        beginning = processes.decided(lambda: _begin(recipe, machine, restart=restart, stack=stack))
+        if beginning.complete:
+            return None
+        found = beginning.checkpoint
+        if found is not None and not found.path.is_dir():
+            raise RunError(
+                f"{found.path} is not to be seen from here; run.dir must be on a disk that all machines share"
+            )
+        progress = stack.enter_context(Progress(recipe.run.name, silent=not processes.is_first))
         together = f", {processes.count} processes" if processes.count > 1 else ""
-        progress.say(f"{directory.path} on {environment['device']}{together}")
-        for note in [*environment["notes"], *(f"changed since the run began: {line}" for line in changed)]:
-            progress.say(f"note: {note}")
-        for finding in check_recipe(recipe).findings:
-            if finding.severity == "warning":
-                progress.say(f"warning: {finding.key}: {finding.message}. {finding.fix}")
-        return train(recipe, machine, processes, progress, max_hours)
+        progress.say(f"{directory.path} on {machine.describe()}{together}")
+        for sentence in beginning.told:
+            progress.say(sentence)
+        return train(recipe, machine, processes, progress, found, max_hours)
+
+
+def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib.ExitStack) -> _Beginning:
+    """Looks at the run directory, and makes it ready; ``stack`` gets the lock on it."""
+    directory = RunDirectory.of(recipe)
+    told: list[str] = []
+    with writing(directory.path):
+        if restart and directory.path.exists():
+            directory.path.rename(directory.path.with_name(f"{directory.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
+        directory.path.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_alone_in(directory.path))
+        found = newest(directory.checkpoints, told.append)
+        changed: list[str] = []
+        if found is not None or directory.student.exists():
+            changed = _refuse_other_recipe(recipe, directory)
+        if directory.student.exists():
+            return _Beginning(complete=True)
+        environment = describe_environment(recipe, machine)
+        if found is not None:
+            environment["teachers"] = _same_teachers(directory, environment["teachers"])
+            remove_after(directory.checkpoints, found.step)
+        else:
+            _refuse_damage(directory, told)
+            # What a start that never trained took for bad may have been a wrong path.
+            for book in directory.path.glob("bad_clips*.jsonl"):
+                book.unlink()
+        write_text(directory.recipe, recipe.to_toml())
+        write_json(directory.environment, environment)
+    told += [f"note: {note}" for note in environment["notes"]]
+    told += [f"note: changed since the run began: {line}" for line in changed]
+    warnings = [finding for finding in check_recipe(recipe).findings if finding.severity == "warning"]
+    told += [f"warning: {finding.key}: {finding.message}. {finding.fix}" for finding in warnings]
+    return _Beginning(complete=False, checkpoint=found, told=tuple(told))
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Holds a lock on a run directory, which ends with this process however that ends.
+
+    Raises:
+        RunError: Another process trains in it.
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process trains in {folder}; wait for its end, or name this run otherwise"
+            ) from None
+        yield
+
+
+def _refuse_damage(directory: RunDirectory, told: Sequence[str]) -> None:
+    if paths(directory.checkpoints):
+        raise RunError(
+            f"none of the checkpoints in {directory.checkpoints} is whole: {'; '.join(told)}. "
+            "Bring one back, or begin anew with --restart."
+        )
 
 
 def _refuse_other_recipe(recipe: Recipe, directory: RunDirectory) -> list[str]:
@@ -128,22 +195,23 @@ def _refuse_other_recipe(recipe: Recipe, directory: RunDirectory) -> list[str]:
     return [lines[key] for key in free]
 
 
-def _refuse_other_teachers(directory: RunDirectory, present: Mapping[str, str | None]) -> None:
-    """A file of the same name may hold other weights by now.
+def _same_teachers(directory: RunDirectory, present: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The teachers' fingerprints, those that are unknown now from the run's beginning.
 
     Raises:
-        RunError: A teacher is not the one that the run began with.
+        RunError: A file of the same name holds other weights by now.
     """
     try:
         earlier = json.loads(directory.environment.read_text(encoding="utf-8")).get("teachers", {})
     except (OSError, ValueError):
-        return
-    changed = [name for name, found in present.items() if found and earlier.get(name, found) not in (found, None)]
+        return dict(present)
+    changed = [name for name, found in present.items() if found and earlier.get(name) not in (found, None)]
     if changed:
         told = "; ".join(f"{name} had the fingerprint {earlier[name]}, and has {present[name]} now" for name in changed)
         raise RunError(
             f"{directory.path} began with other teachers: {told}. Bring those back, or begin anew with --restart."
         )
+    return {name: found or earlier.get(name) for name, found in present.items()}
 
 
 def _with_every_key(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ class StepResult:
     """What a step leaves on the device.
 
     Attributes:
-        scalars: The metrics of each batch, and the gradient's norm; to be read late.
-        skipped: Whether the weights stayed as they were, because something was not finite.
+        scalars: The metrics of each batch, and the gradient's norm; NaN if the step was skipped. To be read late.
+        values: Loss and gradient's norm as they were.
+        skipped: 1 if the weights stayed as they were, because something was not finite; 0 otherwise.
         clip_ids: This process's clips.
     """
 
     scalars: Mapping[str, list[Tensor]]
+    values: Mapping[str, Tensor]
     skipped: Tensor
     clip_ids: tuple[str, ...]
 
@@ -83,8 +86,12 @@ class Stepper:
         norm = self._clip_gradient()
         skipped = self._skips(norm, scalars["loss"])
         self._update(number, skipped)
+        values = {"loss": torch.stack(scalars["loss"]).mean(), "grad_norm": norm}
         scalars["grad_norm"] = [norm]
-        return StepResult(scalars, skipped, tuple(clip_ids))
+        left_in = {
+            name: [torch.where(skipped > 0, math.nan, scalar) for scalar in some] for name, some in scalars.items()
+        }
+        return StepResult(left_in, values, skipped, tuple(clip_ids))
 
     def to_device(self, batch: ClipBatch) -> ClipBatch:
         """The batch on the device; on a GPU the copy goes beside the computation, in a stream of its own."""
@@ -130,4 +137,4 @@ class Stepper:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(number + 1)
+            self.average.update(number + 1, skipped)

@@ -115,9 +115,12 @@ class RunningStandardization(Normalization):
         whole_mean = mean_over_processes(mean)
         whole_variance = mean_over_processes(variance + (mean - whole_mean).square())
         joint, shift = joined(num_old, num_new, self.mean, whole_mean.to(self.mean.dtype))
-        self.mean.copy_(joint)
-        self.deviations.add_(whole_variance.to(self.mean.dtype) * num_new + shift.square())
-        self.count.add_(num_new)
+        deviations = self.deviations + whole_variance.to(self.mean.dtype) * num_new + shift.square()
+        # The run skips a step whose numbers are not finite; here they would stay for ever.
+        finite = whole_mean.isfinite().all() & whole_variance.isfinite().all()
+        self.mean.copy_(torch.where(finite, joint, self.mean))
+        self.deviations.copy_(torch.where(finite, deviations, self.deviations))
+        self.count.add_(num_new * finite)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         try:
