@@ -249,10 +249,11 @@ def test_two_processes_of_their_own_cannot_train_in_one_directory(recipe):
     loaded = recipe()
     directory = RunDirectory.of(loaded)
     directory.path.mkdir(parents=True)
-    with (directory.path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another process trains in"):
-            run_recipe(loaded)
+    other = os.open(directory.path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(RunError, match="another process trains in"):
+        run_recipe(loaded)
+    os.close(other)
     assert run_recipe(loaded).complete
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import re
 import time
 import tomllib
@@ -153,14 +154,18 @@ def _alone_in(folder: Path) -> Iterator[None]:
     Raises:
         RunError: Another process trains in it.
     """
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another process trains in {folder}; wait for its end, or name this run otherwise"
-            ) from None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"another process trains in {folder}; wait for its end, or name this run anew") from None
+    except OSError:
+        pass  # a file system that knows no locks on directories, as some network disks
+    try:
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_damage(directory: RunDirectory, told: Sequence[str]) -> None:
