@@ -179,7 +179,7 @@ class _Reading:
 
     place: Place
     memory: BatchMemory
-    samples: list[Future[Sample]]
+    parts: list[Future[list[Sample]]]
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,7 @@ class BatchLoader:
         self._ring = MemoryRing(2 * prefetch + 2, order.part_size, pin=pin_memory)
         self._ready: queue.Queue[_Ready | _Failure | None] = queue.Queue(maxsize=prefetch)
         self._stopped = threading.Event()
+        self._part_size = max(1, order.part_size // (2 * workers))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="salt-read")
         self._assembler = threading.Thread(target=self._assemble_all, name="salt-assemble", daemon=True)
 
@@ -273,14 +274,17 @@ class BatchLoader:
         except BaseException as error:
             self._put(_Failure(error))
 
-    def _read(self, place: Place, memory: BatchMemory) -> list[Future[Sample]]:
-        return [
-            self._pool.submit(self._reader.read_into, index, place.epoch, Slot(memory, row))
-            for row, index in enumerate(place.indices)
-        ]
+    def _read(self, place: Place, memory: BatchMemory) -> list[Future[list[Sample]]]:
+        # Some clips at a time: of the time of a small clip, handing it to a thread would be a good part.
+        rows = range(len(place.indices))
+        parts = [rows[start : start + self._part_size] for start in rows[:: self._part_size]]
+        return [self._pool.submit(self._read_part, place, memory, part) for part in parts]
+
+    def _read_part(self, place: Place, memory: BatchMemory, rows: range) -> list[Sample]:
+        return [self._reader.read_into(place.indices[row], place.epoch, Slot(memory, row)) for row in rows]
 
     def _hand_over(self, reading: _Reading) -> bool:
-        samples = [read.result() for read in reading.samples]
+        samples = [sample for part in reading.parts for sample in part.result()]
         names = set(samples[0].tensors)
         if any(set(sample.tensors) != names for sample in samples):
             raise DataError(f"the samples {[sample.clip_id for sample in samples]} have not the same tensors")
