@@ -138,6 +138,8 @@ class _Ways:
         self.warmed = False
         self.dataset = _Rows(cache, num_clips)
         self.descriptors = {number: os.open(shard.path, os.O_RDONLY) for number, shard in self.index.shards.items()}
+        for descriptor in self.descriptors.values():  # as the cache's reader does: reading ahead is in vain
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def named(self) -> dict[str, Way]:
         """All of them."""
