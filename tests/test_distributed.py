@@ -18,62 +18,23 @@ from safetensors.torch import load_file
 
 from salt_toolkit.cache.command import CacheOptions, fill_cache
 from salt_toolkit.files import read_lines
-from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs import RunDirectory
 from salt_toolkit.train.start import run_recipe
 
 pytestmark = pytest.mark.slow
 
-RECIPE = """
-[run]
-name = "one"
-[clip]
-frames = 4
-stride = 1
-size = 16
-[dataset]
-use = "toy_squares"
-clips = 40
-[teacher]
-use = "toy_projection"
-patch = 8
-dim = 24
-[student]
-use = "timm_vit"
-model = "vit_tiny_patch16_224"
-dim = 24
-depth = 2
-heads = 3
-patch = 8
-[predictor]
-use = "transformer"
-dim = 24
-depth = 2
-heads = 2
-[masker]
-use = "random"
-ratio = 0.5
-[objective]
-use = "mse"
-target_norm = "channel"
-statistics = "running"
-[optimizer]
-grad_clip = 1.0
-[schedules.lr]
-use = "constant"
-value = 1e-3
-[train]
-max_steps = 12
-batch_size = 4
-accumulate = 2
-log_every = 1
-checkpoint_every = 5
-ema = 0.9
-precision = "fp32"
-[loader]
-workers = 2
-max_bad_fraction = 0.5
-"""
+SETTINGS = (
+    "run.name=one",
+    "predictor.depth=2",
+    "objective.calibration_clips=256",  # the default: there is no calibration
+    "objective.statistics=running",
+    "optimizer.grad_clip=1.0",
+    "train.max_steps=12",
+    "train.accumulate=2",
+    "train.log_every=1",
+    "train.checkpoint_every=5",
+    "train.ema=0.9",
+)
 
 TORCHRUN = "torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port"
 # As on a machine with two GPUs; where there are none, the processes find that out for themselves.
@@ -84,13 +45,8 @@ ACCELERATE = (
 
 
 @pytest.fixture
-def recipe(tmp_path, registry):
-    def load(*overrides):
-        path = tmp_path / "recipe.toml"
-        path.write_text(RECIPE)
-        return load_recipe(path, registry, [f"run.dir={tmp_path / 'runs'}", *overrides])
-
-    return load
+def recipe(small_recipe):
+    return lambda *overrides: small_recipe(*SETTINGS, *overrides)
 
 
 def start(recipe, *words, launcher=TORCHRUN, script=("-m", "salt_toolkit")):

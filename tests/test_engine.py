@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from salt_toolkit.assemble import build_student
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.files import read_lines
-from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs import RunDirectory, load_student
 from salt_toolkit.train import checkpoint as checkpoints
 from salt_toolkit.train.average import WeightAverage
@@ -27,65 +26,20 @@ from salt_toolkit.train.signals import StopRequests
 from salt_toolkit.train.start import run_recipe
 from salt_toolkit.train.step import Stepper
 
-RECIPE = """
-[run]
-name = "small"
-[clip]
-frames = 4
-stride = 1
-size = 16
-[dataset]
-use = "toy_squares"
-clips = 40
-[teacher]
-use = "toy_projection"
-patch = 8
-dim = 24
-[student]
-use = "timm_vit"
-model = "vit_tiny_patch16_224"
-dim = 24
-depth = 2
-heads = 3
-patch = 8
-drop_path = 0.1
-[predictor]
-use = "transformer"
-dim = 24
-depth = 1
-heads = 2
-[masker]
-use = "random"
-ratio = 0.5
-[objective]
-use = "mse"
-target_norm = "channel"
-calibration_clips = 8
-[schedules.lr]
-use = "warmup_cosine"
-peak = 1e-2
-floor = 1e-3
-warmup_steps = 2
-[train]
-max_steps = 60
-batch_size = 4
-log_every = 7
-checkpoint_every = 10
-precision = "fp32"
-[loader]
-workers = 2
-max_bad_fraction = 0.5
-"""
+SETTINGS = (
+    "student.drop_path=0.1",
+    "schedules.lr.use=warmup_cosine",
+    "schedules.lr.peak=1e-2",
+    "schedules.lr.floor=1e-3",
+    "schedules.lr.warmup_steps=2",
+    "train.log_every=7",
+    "train.checkpoint_every=10",
+)
 
 
 @pytest.fixture
-def recipe(tmp_path, registry):
-    def load(*overrides):
-        path = tmp_path / "recipe.toml"
-        path.write_text(RECIPE)
-        return load_recipe(path, registry, [f"run.dir={tmp_path / 'runs'}", *overrides])
-
-    return load
+def recipe(small_recipe):
+    return lambda *overrides: small_recipe(*SETTINGS, *overrides)
 
 
 def resolved(recipe, tmp_path):
@@ -251,8 +205,9 @@ def test_two_processes_of_their_own_cannot_train_in_one_directory(recipe):
     directory.path.mkdir(parents=True)
     other = os.open(directory.path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(RunError, match="another process trains in"):
-        run_recipe(loaded)
+    for restart in (False, True):
+        with pytest.raises(RunError, match="another process trains in"):
+            run_recipe(loaded, restart=restart)
     os.close(other)
     assert run_recipe(loaded).complete
 

@@ -10,13 +10,12 @@ from functools import cached_property
 
 import torch
 
-from salt_toolkit.assemble import build_method
 from salt_toolkit.contracts import ClipBatch, Method
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.train.data import TrainingData
+from salt_toolkit.train.data import TrainingData, build_method_for
 from salt_toolkit.train.environment import Machine
 from salt_toolkit.train.processes import Processes
 from salt_toolkit.train.step import Stepper
@@ -78,11 +77,7 @@ class Trial:
             ) from error
 
     def _build(self) -> Method:
-        if self.total_steps == 0:
-            raise RunError("the run would have no step; raise train.epochs, or lower train.accumulate")
-        stand_ins = self.data.cache.teachers() if self.data.cache is not None else None
-        method = build_method(self.recipe, total_steps=self.total_steps, stand_ins=stand_ins).to(self.machine.device)
-        method.train()
+        method = build_method_for(self.data, self.recipe, self.machine.device)
         if method.calibration_clips:
             batch = self.one_batch(min(self.num_clips, CALIBRATION_CLIPS), self.recipe.loader.workers)
             with self.machine.autocast():
@@ -110,16 +105,7 @@ class Trial:
         order = ClipOrder(self.num_clips, batch_size, self.recipe.run.seed)
         epoch, clips = divmod(self.num_read, self.num_clips)
         start = epoch * order.batches_per_epoch + math.ceil(clips / batch_size)
-        return BatchLoader(
-            self.data.reader,
-            order,
-            start=start,
-            end=start + count,
-            workers=workers,
-            prefetch=self.recipe.loader.prefetch,
-            prepare=self._prepare,
-            pin_memory=self.data.pin_memory,
-        )
+        return self.data.load(order, start, start + count, self._prepare, workers=workers)
 
     def note_read(self, clips: int) -> None:
         """Remembers how far reading has come."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Limit = Literal["disk", "decode", "bus", "compute"]
@@ -80,15 +80,7 @@ class Length:
     def later(self, timings: Timings) -> Timings:
         """What a step takes once memory holds its share."""
         left = 1 - self.kept
-        return Timings(
-            loader=timings.loader * left,
-            loader_cpu=timings.loader_cpu * left,
-            step=timings.step,
-            step_cpu=timings.step_cpu,
-            copy=timings.copy,
-            workers=timings.workers,
-            cpus=timings.cpus,
-        )
+        return replace(timings, loader=timings.loader * left, loader_cpu=timings.loader_cpu * left)
 
     def typical(self, timings: Timings) -> Timings:
         """Those of most of the run's steps."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from salt_toolkit.assemble import build_dataset
+import torch
+
+from salt_toolkit.assemble import build_dataset, build_method
 from salt_toolkit.cache.training import find_cache
-from salt_toolkit.contracts import ClipBatch
+from salt_toolkit.contracts import ClipBatch, Method
 from salt_toolkit.data.loading import BatchLoader, ClipReader, Prepare, RamCache
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.errors import RunError
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs import RunDirectory
 
@@ -56,24 +59,40 @@ class TrainingData:
 
     def batches(self, start: int, end: int, prepare: Prepare) -> BatchLoader:
         """This process's part of the batches ``start`` to ``end``."""
-        return self._batches(self.order, start, end, prepare)
+        return self.load(self.order, start, end, prepare)
 
     def whole_batches(self, start: int, end: int) -> BatchLoader:
         """The same, with the parts of all processes, and nothing prepared."""
         order = ClipOrder(self.num_clips, self.order.batch_size, self.order.seed)
-        return self._batches(order, start, end, _unchanged)
+        return self.load(order, start, end, _unchanged)
 
-    def _batches(self, order: ClipOrder, start: int, end: int, prepare: Prepare) -> BatchLoader:
+    def load(
+        self, order: ClipOrder, start: int, end: int, prepare: Prepare, *, workers: int | None = None
+    ) -> BatchLoader:
+        """Batches in another order than the run's, or by another number of threads than the recipe's."""
         return BatchLoader(
             self.reader,
             order,
             start=start,
             end=end,
-            workers=self.loader.workers,
+            workers=workers or self.loader.workers,
             prefetch=self.loader.prefetch,
             prepare=prepare,
             pin_memory=self.pin_memory,
         )
+
+
+def build_method_for(data: TrainingData, recipe: Recipe, device: torch.device) -> Method:
+    """The recipe's method on a device, in training mode; where the data has a cache, with latents for teachers.
+
+    Raises:
+        RunError: The run would have no step.
+    """
+    total_steps = recipe.train.num_steps(data.num_clips)
+    if total_steps == 0:
+        raise RunError("the run would have no step; raise train.epochs, or lower train.accumulate")
+    stand_ins = data.cache.teachers() if data.cache is not None else None
+    return build_method(recipe, total_steps=total_steps, stand_ins=stand_ins).to(device).train()
 
 
 def _unchanged(batch: ClipBatch, place: Place) -> ClipBatch:

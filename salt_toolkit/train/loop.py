@@ -12,7 +12,7 @@ from signal import Signals
 import torch
 from torch import Tensor
 
-from salt_toolkit.assemble import build_method, build_schedules
+from salt_toolkit.assemble import build_schedules
 from salt_toolkit.contracts import ClipBatch, Schedule
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import Place
@@ -23,7 +23,7 @@ from salt_toolkit.runs import RunDirectory
 from salt_toolkit.train import checkpoint as checkpoints
 from salt_toolkit.train.checkpoint import Checkpoint
 from salt_toolkit.train.clock import Clock, device_memory
-from salt_toolkit.train.data import TrainingData
+from salt_toolkit.train.data import TrainingData, build_method_for
 from salt_toolkit.train.environment import Machine
 from salt_toolkit.train.guard import SkippedSteps
 from salt_toolkit.train.metrics import Meter, StepFile, writing
@@ -118,11 +118,7 @@ class _Trainer:
             told=progress.say,
         )
         self.total_steps = recipe.train.num_steps(self.data.num_clips)
-        if self.total_steps == 0:
-            raise RunError("the run would have no step; raise train.epochs, or lower train.accumulate")
-        stand_ins = self.data.cache.teachers() if self.data.cache is not None else None
-        self.method = build_method(recipe, total_steps=self.total_steps, stand_ins=stand_ins).to(machine.device)
-        self.method.train()
+        self.method = build_method_for(self.data, recipe, machine.device)
         if found is None:
             self._calibrate()
         else:

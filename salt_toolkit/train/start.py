@@ -120,7 +120,9 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
     told: list[str] = []
     with writing(directory.path):
         if restart and directory.path.exists():
-            directory.path.rename(directory.path.with_name(f"{directory.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
+            with _alone_in(directory.path):
+                aside = f"{directory.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"
+                directory.path.rename(directory.path.with_name(aside))
         directory.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone_in(directory.path))
         found = newest(directory.checkpoints, told.append)
