@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from salt_toolkit.cards import ModelCard
 from salt_toolkit.errors import CheckpointError, GeometryError, MissingArtifact, SaltError
+from salt_toolkit.findings import Finding, Report
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
 from salt_toolkit.host import total_memory
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.teaching.identity import identify
-
-Severity = Literal["error", "missing", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a user should know before the run.
-
-    Attributes:
-        severity: error: the recipe cannot work. missing: it cannot work on this machine yet.
-            warning: it works, though perhaps not as meant. note: it works as meant, and this should be known;
-            nothing fails because of it.
-        key: The recipe's section or key.
-        message: What was found.
-        fix: What to do about it.
-    """
-
-    severity: Severity
-    key: str
-    message: str
-    fix: str = ""
-
-
-@dataclass
-class Report:
-    """What `check_recipe` found out.
-
-    Attributes:
-        findings: In the order of the recipe.
-        facts: Names and values for people and programs; a value is None where it is unknown.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def has(self, *severities: Severity) -> bool:
-        """Whether there is a finding of one of these severities."""
-        return any(finding.severity in severities for finding in self.findings)
-
-    def as_dict(self, path: Path) -> dict[str, Any]:
-        """The report of one recipe, in plain values."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"recipe": str(path), "ok": not self.has("error"), "facts": self.facts, "findings": findings}
 
 
 def check_recipe(recipe: Recipe) -> Report:
@@ -151,6 +109,8 @@ def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | 
     costs: dict[str, Cost | None] = {}
     if recipe.teachings():
         costs["teacher"] = _teachers(recipe, tokens, report)
+    if recipe.student:
+        _note_terms(report, "student", _answer(report, "student", recipe.student.config.card))
     if recipe.student and counts:
         cost = recipe.student.config.cost(recipe.clip, counts.visible)
         costs["student"] = cost.times(passes) if cost else None
@@ -187,10 +147,7 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
             }
         )
         costs.append(cost)
-        if card and card.non_commercial:
-            message = f"its weights are {card.licence}: they are for non-commercial use only"
-            fix = "Whether that extends to a student made from them is for you to settle with their owners."
-            report.findings.append(Finding("note", key, message, fix))
+        _note_terms(report, key, card)
         if spec and teaching.objective:
             latents = TokenSpec((tokens.student or spec).grid, spec.dim)
             _answer(report, teaching.objective_key, partial(teaching.objective.config.check, latents))
@@ -199,6 +156,13 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
     if len(known) < len(costs):
         return None
     return Cost(sum(cost.parameters for cost in known), sum(cost.forward_flops for cost in known))
+
+
+def _note_terms(report: Report, key: str, card: ModelCard | None) -> None:
+    if card and card.non_commercial:
+        message = f"its weights are {card.licence}: they are for non-commercial use only"
+        fix = "Whether that extends to a student made from them is for you to settle with their owners."
+        report.findings.append(Finding("note", key, message, fix))
 
 
 def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:

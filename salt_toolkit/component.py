@@ -78,6 +78,10 @@ class StudentConfig(Config):
         """Parameters and FLOPs for one clip of which the student sees ``visible`` tokens."""
         return None
 
+    def card(self) -> ModelCard | None:
+        """Licence and labels of the weights that it starts from; None where they are random."""
+        return None
+
 
 class PredictorConfig(Config):
     """Base of predictors' configs."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from salt_toolkit import assemble
-from salt_toolkit.check import Finding
 from salt_toolkit.contracts import ClipBatch, Mask
 from salt_toolkit.errors import MissingArtifact, SaltError
+from salt_toolkit.findings import Finding
 from salt_toolkit.geometry import Cost, MaskCounts
 from salt_toolkit.recipe import Recipe, Teaching
 

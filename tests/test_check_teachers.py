@@ -131,6 +131,15 @@ def test_weights_that_are_not_for_commerce_are_a_note_that_fails_nothing(load, m
     assert f"; licence {licence}, labels Kinetics-710\n" in text
 
 
+def test_weights_that_the_student_starts_from_are_told_of_too(load):
+    plain = check_recipe(load("student.use=timm_vit", "student.model=vit_base_patch16_224"))
+    assert not [finding for finding in plain.findings if finding.key == "student"]
+    settings = ("student.use=timm_vit", "student.model=vit_base_patch16_224.mae", "student.pretrained=true")
+    (finding,) = findings(check_recipe(load(*settings)), "note")
+    assert finding.key == "student"
+    assert "cc-by-nc-4.0: they are for non-commercial use only" in finding.message
+
+
 def test_a_free_licence_is_no_finding(load, monkeypatch):
     monkeypatch.setattr(ProjectionConfig, "card", lambda self: ModelCard("apache-2.0", "none"))
     report = check_recipe(load())

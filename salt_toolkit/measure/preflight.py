@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from salt_toolkit.cache.sources import CLIP
-from salt_toolkit.check import Finding, Report
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.errors import CacheError, MissingArtifact, RecipeError, SaltError
+from salt_toolkit.findings import Finding, Report
 from salt_toolkit.host import available_memory, free_disk, num_cpus, resident_memory, shared_memory
 from salt_toolkit.measure.throughput import LoadTime, StepTime, time_copy, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory

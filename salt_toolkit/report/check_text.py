@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from salt_toolkit.check import Report
+from salt_toolkit.findings import Report
 from salt_toolkit.report.preflight_text import render_preflight
 
 _LABELS = {"error": "error  ", "missing": "missing", "warning": "warning", "note": "note   "}

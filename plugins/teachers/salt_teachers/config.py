@@ -102,8 +102,7 @@ class RunConfig(TeacherConfig):
         except SaltError:
             return ModelCard()
         cards = [teaching.teacher.config.card() for teaching in recipe.teachings()]
-        if recipe.student is None or getattr(recipe.student.config, "pretrained", False):
-            cards.append(ModelCard())  # nobody says what the student began as
+        cards.append(recipe.student.config.card() if recipe.student else ModelCard())
         licences = {card.licence for card in cards if card} or {"own"}
         labels = {card.labels for card in cards if card} - {"none"} or {"none"}
         return ModelCard(" and ".join(sorted(licences)), " and ".join(sorted(labels)))

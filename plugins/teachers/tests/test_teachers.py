@@ -257,7 +257,7 @@ def test_terms_and_labels_of_its_own_teachers_are_carried_over(tmp_path):
 def test_a_run_from_pixels_alone_is_ones_own_unless_it_began_as_something_else(tmp_path):
     assert RunConfig(path=run_with(tmp_path / "own", PIXELS)).card() == ModelCard("own", "none")
     begun = run_with(tmp_path / "begun", PIXELS, **{"dim = 24\ndepth = 1\nheads = 3\npatch = 8": "pretrained = true"})
-    assert RunConfig(path=begun).card() == ModelCard("unknown", "unknown")
+    assert RunConfig(path=begun).card() == ModelCard("apache-2.0", "ImageNet-21k, ImageNet-1k")
     random = run_with(tmp_path / "random", VJEPA2 + '\nweights = "random"')
     assert RunConfig(path=random).card() == ModelCard("own", "none")
     for path in (tmp_path / "nothing", run_with(tmp_path / "lost", f'use = "run"\npath = "{tmp_path}/gone"')):

@@ -17,6 +17,7 @@ from salt_toolkit import (
     Grid,
     MaskCounts,
     MissingArtifact,
+    ModelCard,
     PredictorConfig,
     StudentConfig,
     TokenSpec,
@@ -29,6 +30,7 @@ from salt_toolkit.flops import (
     linear_parameters,
 )
 from salt_vit.hub import cached_weights, missing_weights
+from salt_vit.image_models import architectures, published_weights
 
 CHANNELS = 3
 FROM_SCRATCH = "set student.pretrained = false"
@@ -125,6 +127,15 @@ class TimmViTConfig(StudentConfig):
         if not self.pretrained or self.cached_weights() is not None:
             return ()
         return [missing_weights(*self.weights, FROM_SCRATCH)]
+
+    def card(self) -> ModelCard | None:
+        """Licence and labels of the pre-trained weights."""
+        if not self.pretrained:
+            return None
+        name, _, tag = self.weights[0].partition(".")
+        if name not in architectures():
+            return ModelCard()  # a student that cannot be an image teacher, such as RADIO's
+        return published_weights(name)[tag].card
 
     @property
     def sizes(self) -> dict[str, int]:
