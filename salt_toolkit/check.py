@@ -9,6 +9,7 @@ from typing import Any
 
 from salt_toolkit.cards import ModelCard
 from salt_toolkit.errors import CheckpointError, GeometryError, MissingArtifact, SaltError
+from salt_toolkit.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
 from salt_toolkit.findings import Finding, Report
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
@@ -32,6 +33,7 @@ def check_recipe(recipe: Recipe) -> Report:
     costs = _costs(recipe, tokens, report)
     _add_cost_facts(recipe, tokens, costs, report)
     _add_length_facts(recipe, report)
+    _add_size_facts(recipe, tokens, costs, report)
     if report.facts["steps"]:
         report.findings.extend(_schedules(recipe, tokens, report.facts["steps"]))
     report.findings.extend(_host_memory(recipe, report.facts.get("host_memory_gb")))
@@ -172,21 +174,7 @@ def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | Non
     student, predictor = costs.get("student"), costs.get("predictor")
     if student is None or predictor is None:
         return
-    trained = student.parameters + predictor.parameters
     report.facts["train_step_gflops_per_clip"] = train_step_flops(student, predictor) / 1e9
-    # float32 weights, gradients and AdamW's two moments: 16 bytes a parameter; the teacher: 4.
-    teacher = costs.get("teacher")
-    weights = 16 * trained + 4 * (teacher.parameters if teacher else 0)
-    number_bytes = 2 if recipe.train.precision == "bf16" else 4
-    activations = recipe.train.batch_size * number_bytes * (student.activations + predictor.activations)
-    report.facts["device_memory_gb"] = (weights + activations) / 1e9
-    # Checkpoints hold weights and two moments in float32; one more exists while it is written.
-    report.facts["disk_gb"] = ((recipe.train.keep_checkpoints + 1) * 12 * trained + 4 * student.parameters) / 1e9
-    clip_bytes = 3 * recipe.clip.frames * recipe.clip.size**2
-    # As many batches as the loader's ring of memory holds.
-    batches = recipe.loader.prefetch * 2 + 2
-    host = batches * recipe.train.batch_size * clip_bytes + recipe.loader.ram_cache_mb * 10**6
-    report.facts["host_memory_gb"] = host / 1e9
 
 
 def _add_length_facts(recipe: Recipe, report: Report) -> None:
@@ -208,6 +196,21 @@ def _add_length_facts(recipe: Recipe, report: Report) -> None:
     if steps and gflops:
         teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
         report.facts["run_pflops"] = steps * train.batch_size * train.accumulate * (gflops + teacher) / 1e6
+
+
+def _add_size_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:
+    """Memory and disk, as far as the parts' configs say enough."""
+    facts, num_clips = report.facts, report.facts["clips"]
+    student, predictor = costs.get("student"), costs.get("predictor")
+    if student and predictor:
+        trained = TrainedCosts(student, predictor, costs.get("teacher"))
+        facts["device_memory_gb"] = device_memory(recipe, trained) / 1e9
+        facts["disk_gb"] = checkpoint_disk(recipe, trained, facts["steps"]) / 1e9
+    teachers = [spec for spec in tokens.teachers.values() if spec]
+    if len(teachers) == len(tokens.teachers):
+        facts["host_memory_gb"] = host_memory(recipe, teachers) / 1e9
+        if recipe.cache and num_clips is not None:
+            facts["cache_gb"] = cache_disk(recipe, recipe.cache, teachers, num_clips) / 1e9
 
 
 def _host_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding]:

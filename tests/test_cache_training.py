@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from salt_toolkit.cache.command import CacheOptions, fill_cache
+from salt_toolkit.cache.index import CacheIndex
 from salt_toolkit.cache.quantization import LatentCodec
 from salt_toolkit.cache.sources import CachedTeacher
 from salt_toolkit.check import check_recipe
@@ -199,3 +200,13 @@ def test_a_damaged_row_stops_training_with_shard_and_clip(load):
     shard.write_bytes(raw)
     with pytest.raises(CacheError, match=r"is damaged: latents.teacher of .*salt cache repair"):
         losses(recipe)
+
+
+@pytest.mark.parametrize(("dtype", "frames"), [("fp32", "false"), ("int8", "false"), ("bf16", "true")])
+def test_the_check_knows_how_large_the_cache_becomes(load, dtype, frames):
+    """But for headers, and for what other tensors a data set adds."""
+    recipe = load(f"cache.dtype={dtype}", f"cache.frames={frames}")
+    foreseen = check_recipe(recipe).facts["cache_gb"]
+    fill_cache(recipe, CacheOptions())
+    manifest = CacheIndex.open(Path(recipe.cache.dir) / "train").manifest
+    assert foreseen * 1e9 == pytest.approx(manifest.row_bytes * manifest.views * NUM_VIDEOS)

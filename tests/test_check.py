@@ -127,6 +127,33 @@ def test_memory_follows_targets_and_masks(check, cost):
     assert found == pytest.approx(weights + 3 * kept(294), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "latents"),
+    [("bf16", 1568 * 768 * 2), ("fp32", 1568 * 768 * 4), ("int8", 1568 * (768 + 2)), ("fp8", 1568 * (768 + 2))],
+)
+def test_a_cache_is_as_large_as_its_latents(check, dtype, latents):
+    """int8 and fp8 have a scale of two bytes for each token."""
+    settings = ("cache.dir=/x", f"cache.dtype={dtype}")
+    facts = check("ssv2_vitb.toml", *settings).facts
+    assert facts["cache_gb"] == pytest.approx(168_913 * latents / 1e9)
+    plain = check("ssv2_vitb.toml").facts
+    assert "cache_gb" not in plain
+    # The loader's six batches of 32 carry them, too.
+    assert facts["host_memory_gb"] - plain["host_memory_gb"] == pytest.approx(6 * 32 * latents / 1e9)
+    both = check("ssv2_vitb.toml", *settings, "cache.frames=true", "clip.views=2").facts["cache_gb"]
+    assert both == pytest.approx(2 * 168_913 * (latents + 16 * 224 * 224 * 3) / 1e9)
+
+
+def test_an_average_of_weights_and_kept_checkpoints_take_room(check):
+    plain, found = check("ssv2_vitb.toml").facts, check("ssv2_vitb.toml", "train.ema=0.999").facts
+    average = 4 * plain["student_parameters"] / 1e9
+    assert found["device_memory_gb"] == pytest.approx(plain["device_memory_gb"] + average)
+    assert found["disk_gb"] > plain["disk_gb"] + 2 * average
+    kept = check("ssv2_vitb.toml", "train.keep_every=5000").facts["disk_gb"]
+    trained = plain["student_parameters"] + plain["predictor_parameters"]
+    assert kept - plain["disk_gb"] == pytest.approx(3 * 12 * trained / 1e9)  # after 5,000, 10,000 and 15,000 steps
+
+
 def test_the_report_says_what_is_predicted(check):
     def line(*overrides):
         report = check("ssv2_vitb.toml", *overrides)

@@ -150,8 +150,8 @@ def convert(
     from typing import cast, get_args
 
     from salt_toolkit.cache.convert import convert as write_anew
+    from salt_toolkit.cache.encodings import Encoding
     from salt_toolkit.cache.manifest import FILE
-    from salt_toolkit.cache.quantization import Encoding
 
     if dtype not in get_args(Encoding):
         raise SaltError(f"--dtype {dtype}: expected one of {', '.join(get_args(Encoding))}")

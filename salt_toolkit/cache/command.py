@@ -16,10 +16,11 @@ import torch
 
 from salt_toolkit.assemble import build_dataset, build_teacher
 from salt_toolkit.cache.build import CacheWork, missing_clips
+from salt_toolkit.cache.encodings import Encoding
 from salt_toolkit.cache.identity import cache_directory, cache_identity, require_comparable
 from salt_toolkit.cache.maintain import drop_leftovers
 from salt_toolkit.cache.manifest import FILE, Manifest, claim, read_manifest, require_same
-from salt_toolkit.cache.quantization import Encoding, LatentCodec
+from salt_toolkit.cache.quantization import LatentCodec
 from salt_toolkit.cache.sources import latents_name
 from salt_toolkit.cache.streams import ClipEncoder, kept_tensors
 from salt_toolkit.cache.writing import Counts

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salt_toolkit.cache.encodings import Encoding
 from salt_toolkit.cache.identity import cache_identity
 from salt_toolkit.cache.index import CacheIndex
 from salt_toolkit.cache.manifest import Manifest, claim, shard_path
-from salt_toolkit.cache.quantization import Encoding, LatentCodec, error_of
+from salt_toolkit.cache.quantization import LatentCodec, error_of
 from salt_toolkit.cache.shard import Row, Stream
 from salt_toolkit.cache.shard_writer import ShardBusy, ShardWriter
 from salt_toolkit.cache.sources import CachedRows, latents_name

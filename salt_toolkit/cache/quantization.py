@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from salt_toolkit.cache.encodings import LARGEST, NAMES, SCALE, Encoding, latent_streams
 from salt_toolkit.cache.shard import Stream
 
-Encoding = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
-
-NAMES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16", "int8": "I8", "fp8": "F8_E4M3"}
 TORCH = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -30,12 +28,6 @@ TORCH = {
     "I64": torch.int64,
     "F8_E4M3": torch.float8_e4m3fn,
 }
-LARGEST = {"int8": 127.0, "fp8": 448.0}
-"""The largest number of each scaled encoding."""
-
-SCALE = ".scale"
-"""What the stream with a token's scale is called behind its stream's name."""
-
 LEAST_STD = 1e-6
 """Standard deviation, as a share of the largest channel's, below which a channel counts as constant."""
 
@@ -73,8 +65,7 @@ class LatentCodec(nn.Module):
 
     def streams(self, tokens: int, dim: int) -> tuple[Stream, ...]:
         """What a clip's latents become."""
-        latents = Stream(self.name, NAMES[self.encoding], (tokens, dim))
-        return (latents, Stream(self.name + SCALE, "F16", (tokens,))) if self.scaled else (latents,)
+        return latent_streams(self.name, self.encoding, tokens=tokens, dim=dim)
 
     def encode(self, latents: Float[Tensor, "*batch token dim"]) -> tuple[Tensor, ...]:
         """One tensor for each of `streams`."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salt_toolkit.cache.quantization import TORCH, Encoding, LatentCodec, error_of
+from salt_toolkit.cache.encodings import Encoding
+from salt_toolkit.cache.quantization import TORCH, LatentCodec, error_of
 from salt_toolkit.cache.shard import Stream
 from salt_toolkit.cache.sources import CLIP, latents_name
 from salt_toolkit.contracts import ClipBatch, Teacher

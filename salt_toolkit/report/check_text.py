@@ -101,9 +101,10 @@ def counted(number: int | float, noun: str) -> str:
 
 
 def _memory(facts: dict[str, Any]) -> str:
-    if "device_memory_gb" not in facts:
-        return ""
-    return (
-        f"device about {facts['device_memory_gb']:.2g} GB, host about {facts['host_memory_gb']:.2g} GB for clips, "
-        f"disk {facts['disk_gb']:.2g} GB for checkpoints"
+    sizes = (
+        ("device_memory_gb", "device about {:.2g} GB"),
+        ("host_memory_gb", "host about {:.2g} GB for clips"),
+        ("disk_gb", "disk {:.2g} GB for checkpoints"),
+        ("cache_gb", "{:.3g} GB for the cache"),
     )
+    return ", ".join(text.format(facts[name]) for name, text in sizes if name in facts)
