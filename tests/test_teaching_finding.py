@@ -208,6 +208,42 @@ def test_two_shards_are_one_checkpoint(tmp_path):
     assert all(torch.equal(weights[key], value) for key, value in state().items())
 
 
+def index_of(folder, *names):
+    weight_map = {f"weight{number}": name for number, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_an_index_beside_the_whole_file_is_left_over(tmp_path):
+    folder = directory(tmp_path / "a", {})
+    whole = write_safetensors(folder / "model.safetensors")
+    index_of(folder, "model-00001-of-00002.safetensors")
+    assert find_checkpoint(str(folder)).weights == (whole,)
+
+
+def test_a_download_that_was_interrupted_between_shards_goes_on(hub_cache):
+    """In the hub's cache it is a checkpoint to be fetched; in a directory of one's own it is broken."""
+    snapshot = snapshot_of(hub_cache, "owner/model")
+    first = write_safetensors(snapshot / "1.safetensors")
+    index_of(snapshot, "1.safetensors", "2.safetensors")
+    assert find_checkpoint("owner/model") is None
+    with pytest.raises(CheckpointError, match=r"names files that are not there: 2\.safetensors"):
+        find_checkpoint(str(snapshot))
+    second = snapshot / "2.safetensors"
+    save_file({"other": torch.ones(2)}, second)
+    assert find_checkpoint("owner/model").weights == (first, second)
+
+
+def test_a_weight_in_two_shards_is_refused(tmp_path):
+    folder = directory(tmp_path / "a", {})
+    for name in ("1.safetensors", "2.safetensors"):
+        write_safetensors(folder / name)
+    index_of(folder, "1.safetensors", "2.safetensors")
+    found = find_checkpoint(str(folder))
+    for read in (found.shapes, lambda: read_weights(found)):
+        with pytest.raises(CheckpointError, match=r"holds \S+ twice, once in 2\.safetensors"):
+            read()
+
+
 @given(st.binary(max_size=5000))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 def test_a_digest_is_the_sha256_of_the_bytes(tmp_path, content):

@@ -13,7 +13,8 @@ from torch import nn
 
 from salt_toolkit import CheckpointError
 from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.loading import load_whole, looks_like, read_weights
+from salt_toolkit.teaching.loading import load_whole, read_weights
+from salt_toolkit.teaching.whole import looks_like
 
 
 def module() -> nn.Module:
@@ -156,11 +157,28 @@ def test_what_lies_beside_a_module_is_left_out_by_its_beginning():
     assert "lacks 2 weights (head.bias, head.weight)" in refusal(weights(), beside=("head",))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_number_that_is_not_finite_is_refused(bad, dtype):
+    given_weights = weights()
+    given_weights["head.weight"] = given_weights["head.weight"].to(dtype)
+    load(given_weights)
+    given_weights["head.weight"][1, 2] = bad
+    with pytest.raises(CheckpointError, match=r"^the/checkpoint holds numbers that are not finite, in head\.weight"):
+        load(given_weights)
+
+
+def test_weights_that_were_quantized_are_refused():
+    given_weights = weights() | {"head.weight": torch.ones(2, 4, dtype=torch.int8)}
+    with pytest.raises(CheckpointError, match=r"^the/checkpoint holds \S+ as int8: a quantized checkpoint"):
+        load(given_weights)
+
+
 def test_what_a_file_looks_like_is_told_by_its_keys():
-    assert looks_like({"a.b": torch.ones(1000, 1000), "a.c": torch.ones(1), "d": torch.ones(500, 1000)}) == (
+    assert looks_like({"a.b": (1000, 1000), "a.c": (1,), "d": (500, 1000)}) == (
         "The file holds 3 weights (1.5 M numbers) under a, d"
     )
-    many = looks_like({f"{letter}.x": torch.ones(1) for letter in "abcdefghij"})
+    many = looks_like({f"{letter}.x": (1,) for letter in "abcdefghij"})
     assert many.endswith("under a, b, c, d, e, f")
 
 

@@ -92,7 +92,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_does_not_run_it(tmp_path, w
     assert not proof.exists()
     # The reader of weights would refuse it too, had nobody read the header.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salt_toolkit.teaching.loading.tensor_shapes", lambda _: None)
+        patch.setattr("salt_toolkit.teaching.files.tensor_shapes", lambda _: {})
         with pytest.raises(CheckpointError) as caught:
             read_weights(CheckpointFiles("x", (path,)))
     assert "weights_only" not in str(caught.value)  # torch advises to load it all the same

@@ -50,8 +50,8 @@ class EncoderSpec:
     beside: int = 0
 
 
-class EncoderConfig(TeacherConfig):
-    """Base of configs of frozen encoders; a family answers `encoder_spec`, and all else follows."""
+class LayersConfig(TeacherConfig):
+    """Base of configs of teachers that are made of blocks: which of their outputs to take."""
 
     layer: Literal["last"] | int | tuple[int, ...] = Field(
         "last",
@@ -61,33 +61,14 @@ class EncoderConfig(TeacherConfig):
     join: Literal["concat", "mean"] = Field(
         "concat", description="Several layers become one latent: one after another, or their mean."
     )
-    norm: Literal["auto", "none", "layer", "own", "own_layer"] = Field(
-        "auto",
-        description="What is done to each layer's tokens. none: nothing. layer: a LayerNorm without weights. own: the "
-        "checkpoint's own last norm. own_layer: that, then a LayerNorm without weights. auto: own_layer, or layer "
-        "where the checkpoint has no last norm for tokens (fine-tuned and VideoMAEv2's distilled ones).",
-    )
-    weights: Literal["checkpoint", "random"] = Field(
-        "checkpoint", description="random: leave the encoder untrained, always with the same numbers; a control."
-    )
 
     @model_validator(mode="after")
-    def _join_joins(self) -> EncoderConfig:
+    def _join_joins(self) -> LayersConfig:
         if self.join == "mean" and not isinstance(self.layer, tuple):
             raise ValueError('join = "mean" has no effect with one layer; name several, such as layer = [6, 12]')
         if isinstance(self.layer, tuple) and not self.layer:
             raise ValueError("layer = [] names no layer; name at least one")
         return self
-
-    def encoder_spec(self, clip: ClipSpec) -> EncoderSpec:
-        """What the encoder is, for such clips; each family answers.
-
-        Raises:
-            GeometryError: The clip does not fit.
-            MissingArtifact: The answer lies in a file that is not there.
-            CheckpointError: The file is not what it should be.
-        """
-        raise unanswered(self, "encoder_spec")
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The numbers of the blocks whose outputs are taken, from 1.
@@ -105,6 +86,30 @@ class EncoderConfig(TeacherConfig):
         if len(set(numbers)) < len(numbers):
             raise GeometryError(f"layer = {_shown(named)} names a block twice; name each once")
         return numbers
+
+
+class EncoderConfig(LayersConfig):
+    """Base of configs of frozen encoders; a family answers `encoder_spec`, and all else follows."""
+
+    norm: Literal["auto", "none", "layer", "own", "own_layer"] = Field(
+        "auto",
+        description="What is done to each layer's tokens. none: nothing. layer: a LayerNorm without weights. own: the "
+        "checkpoint's own last norm. own_layer: that, then a LayerNorm without weights. auto: own_layer, or layer "
+        "where the checkpoint has no last norm for tokens (fine-tuned and VideoMAEv2's distilled ones).",
+    )
+    weights: Literal["checkpoint", "random"] = Field(
+        "checkpoint", description="random: leave the encoder untrained, always with the same numbers; a control."
+    )
+
+    def encoder_spec(self, clip: ClipSpec) -> EncoderSpec:
+        """What the encoder is, for such clips; each family answers.
+
+        Raises:
+            GeometryError: The clip does not fit.
+            MissingArtifact: The answer lies in a file that is not there.
+            CheckpointError: The file is not what it should be.
+        """
+        raise unanswered(self, "encoder_spec")
 
     def norm_of(self, spec: EncoderSpec) -> Norm:
         """What is done to the tokens, with ``auto`` decided.

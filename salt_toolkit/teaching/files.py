@@ -14,8 +14,9 @@ from salt_toolkit.errors import CheckpointError, MissingArtifact
 from salt_toolkit.files import CHUNK, user_cache, write_json
 from salt_toolkit.teaching.headers import first_line, tensor_shapes, torn
 
-SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
-PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""In this order: where there is one whole file, an index is left over from another saving."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,19 @@ class CheckpointFiles:
     config: Mapping[str, Any] | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight; see `tensor_shapes`."""
-        return {key: shape for file in self.weights for key, shape in tensor_shapes(file).items()}
+        """The shape of every weight; see `tensor_shapes`.
+
+        Raises:
+            CheckpointError: Also where two files hold the same weight.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for file in self.weights:
+            shapes = tensor_shapes(file)
+            twice = found.keys() & shapes.keys()
+            if twice:
+                raise CheckpointError(f"{self.name} holds {min(twice)} twice, once in {file.name}; get it anew")
+            found |= shapes
+        return found
 
 
 def find_checkpoint(name: str) -> CheckpointFiles | None:
@@ -67,8 +79,8 @@ def find_checkpoint(name: str) -> CheckpointFiles | None:
     if not isinstance(cached, str):
         return None
     folder = Path(cached).parent
-    # An interrupted download leaves config.json alone: that is a checkpoint to be fetched, not a broken one.
-    return _in_directory(name, folder) if any((folder / file).is_file() for file in (*SAFETENSORS, *PICKLES)) else None
+    # An interrupted download leaves some files: that is a checkpoint to be fetched, not a broken one.
+    return _in_directory(name, folder) if _is_whole(folder) else None
 
 
 def is_hub_id(name: str) -> bool:
@@ -161,23 +173,37 @@ def _in_directory(name: str, folder: Path) -> CheckpointFiles:
     for candidate in (*SAFETENSORS, *PICKLES):
         if (folder / candidate).is_file():
             return CheckpointFiles(name, _shards(folder / candidate), values)
-    raise CheckpointError(f"the directory {name} has no weights ({SAFETENSORS[-1]}); get the checkpoint anew")
+    raise CheckpointError(f"the directory {name} has no weights ({SAFETENSORS[0]}); get the checkpoint anew")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the weights are there, and with an index all files that it names."""
+    for candidate in (*SAFETENSORS, *PICKLES):
+        if (folder / candidate).is_file():
+            return all(file.is_file() for file in _named(folder / candidate))
+    return False
 
 
 def _shards(file: Path) -> tuple[Path, ...]:
+    """The files with the weights: the file itself, or those that an index names."""
+    shards = _named(file)
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise CheckpointError(f"{file} names files that are not there: {', '.join(missing)}; get the checkpoint anew")
+    return shards
+
+
+def _named(file: Path) -> tuple[Path, ...]:
     if file.suffix != ".json":
         return (file,)
     try:
         names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-        shards = {name: file.parent / name for name in names}
+        shards = tuple(file.parent / name for name in names)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(torn(file, first_line(error))) from error
     if not shards:
         raise CheckpointError(torn(file, "it names no files"))
-    missing = [name for name, shard in shards.items() if not shard.is_file()]
-    if missing:
-        raise CheckpointError(f"{file} names files that are not there: {', '.join(missing)}; get the checkpoint anew")
-    return tuple(shards.values())
+    return shards
 
 
 def _digests() -> Path:

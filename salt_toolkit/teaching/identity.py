@@ -42,13 +42,14 @@ def identify(component: str, config: TeacherConfig, clip: ClipSpec) -> TeacherId
         clip: The clips that it sees.
 
     Raises:
+        TypeError: Its config's answer is more than plain values.
         MissingArtifact: Its weights are not on this machine.
         CheckpointError: They are not what they should be.
         GeometryError: The clip does not fit.
     """
     for missing in config.missing():
         raise missing
-    return TeacherIdentity(
+    identity = TeacherIdentity(
         {
             "format": FORMAT,
             "teacher": component,
@@ -56,3 +57,5 @@ def identify(component: str, config: TeacherConfig, clip: ClipSpec) -> TeacherId
             "weights": [f"sha256:{file_digest(file)}" for file in config.weight_files()] or "none",
         }
     )
+    _ = identity.fingerprint  # what cannot be written down fails here, where the config is known
+    return identity

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,10 +12,8 @@ from torch import Tensor, nn
 
 from salt_toolkit.errors import CheckpointError
 from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.headers import first_line, is_safetensors, tensor_shapes, unwrap
-
-SHOWN = 6
-"""How many keys an error lists before it says how many more there are."""
+from salt_toolkit.teaching.headers import first_line, is_safetensors, unwrap
+from salt_toolkit.teaching.whole import require_whole
 
 
 def read_weights(checkpoint: CheckpointFiles) -> dict[str, Tensor]:
@@ -27,9 +24,9 @@ def read_weights(checkpoint: CheckpointFiles) -> dict[str, Tensor]:
     Raises:
         CheckpointError: A file is torn, holds no weights, or would run code when loaded.
     """
+    checkpoint.shapes()  # a torn file fails here, in a sentence
     tensors: dict[str, Tensor] = {}
     for file in checkpoint.weights:
-        tensor_shapes(file)  # a torn file fails here, in a sentence
         try:
             if is_safetensors(file):
                 state = load_file(file)
@@ -62,35 +59,26 @@ def load_whole(
             besides the module, such as decoders.
 
     Raises:
-        CheckpointError: With the keys, and what the file looks like instead.
+        CheckpointError: With the keys, and what the file looks like instead; or numbers that are not finite.
     """
-    ignored = re.compile("|".join(beside)) if beside else None
-    given = {key: value for key, value in weights.items() if not (ignored and ignored.match(key))}
     own = module.state_dict()
-    shapes = {key: f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in own.keys() & given.keys()}
-    wrong = {
-        "lacks": sorted(own.keys() - given.keys()),
-        "has unknown": sorted(given.keys() - own.keys()),
-        "has another shape for": sorted(shapes[key] for key in shapes if own[key].shape != given[key].shape),
-    }
-    found = [f"{verb} {_listed(keys)}" for verb, keys in wrong.items() if keys]
-    if found:
-        raise CheckpointError(
-            f"{name} is not the whole of {what}: it {'; it '.join(found)}. Nothing is left at random: "
-            f"name another checkpoint. {looks_like(weights)}"
-        )
+    wanted = {key: tuple(tensor.shape) for key, tensor in own.items()}
+    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    require_whole(found, wanted, what=what, name=name, beside=beside)
     if torch.get_default_device().type == "meta":
         return  # the caller wants shapes alone
-    module.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()}, assign=True)
+    loaded = {key: weights[key].to(own[key].dtype) for key in own}
+    _require_numbers(weights, loaded, name)
+    module.load_state_dict(loaded, assign=True)
 
 
-def looks_like(weights: Mapping[str, Tensor]) -> str:
-    """What a file holds, in a sentence, for errors."""
-    tops = sorted({key.partition(".")[0] for key in weights})
-    numbers = sum(value.numel() for value in weights.values())
-    return f"The file holds {len(weights)} weights ({numbers / 1e6:.1f} M numbers) under {', '.join(tops[:SHOWN])}"
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)} {'weight' if len(keys) == 1 else 'weights'} ({', '.join(keys[:SHOWN])}{more})"
+def _require_numbers(given: Mapping[str, Tensor], loaded: Mapping[str, Tensor], name: str) -> None:
+    """Refuses what would make every latent meaningless without any error."""
+    for key, tensor in loaded.items():
+        if tensor.is_floating_point() and not given[key].is_floating_point():
+            raise CheckpointError(
+                f"{name} holds {key} as {str(given[key].dtype).removeprefix('torch.')}: a quantized checkpoint, whose "
+                "numbers mean nothing by themselves; name the one in float32, float16 or bfloat16"
+            )
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{name} holds numbers that are not finite, in {key}; get the checkpoint anew")

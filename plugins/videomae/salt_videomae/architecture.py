@@ -74,12 +74,34 @@ class Architecture:
         names = ("dim", "depth", "heads", "mlp_dim", "patch", "frames", "size", "tubelet", "qv_bias")
         return {name: getattr(self, name) for name in names}
 
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by the authors' keys."""
+        dim = self.dim
+        block = {
+            **_with_bias("norm1", (dim,)),
+            **_with_bias("norm2", (dim,)),
+            **({"attn.q_bias": (dim,), "attn.v_bias": (dim,)} if self.qv_bias else {}),
+            "attn.qkv.weight": (3 * dim, dim),
+            **_with_bias("attn.proj", (dim, dim)),
+            **_with_bias("mlp.fc1", (self.mlp_dim, dim)),
+            **_with_bias("mlp.fc2", (dim, self.mlp_dim)),
+        }
+        return {
+            **_with_bias("patch_embed.proj", (dim, CHANNELS, self.tubelet, self.patch, self.patch)),
+            **{f"blocks.{number}.{key}": shape for number in range(self.depth) for key, shape in block.items()},
+            **(_with_bias(self.own_norm, (dim,)) if self.own_norm else {}),
+        }
+
     @property
     def label(self) -> str:
-        """For errors: ``ViT-B/16``, or its width and depth where it has no name."""
+        """For errors: its name, or its width and depth where it has none."""
         names = {(known.dim, known.depth): name for name, known in SIZES.items()}
         name = names.get((self.dim, self.depth))
-        return f"the {name} encoder" if name else f"an encoder of width {self.dim} and {self.depth} blocks"
+        return f"VideoMAE's {name} encoder" if name else f"a VideoMAE of width {self.dim} and {self.depth} blocks"
+
+
+def _with_bias(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
 
 
 SIZES = {

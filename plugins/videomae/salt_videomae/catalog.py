@@ -11,8 +11,18 @@ from salt_toolkit import KnownCheckpoint, ModelCard
 from salt_videomae.architecture import SIZES, Architecture, OwnNorm
 
 LICENCE = "cc-by-nc-4.0"
-DATASETS = {400: "Kinetics-400", 174: "Something-Something v2", 710: "Kinetics-710"}
+DATASETS = {400: "Kinetics-400", 174: "Something-Something v2"}
 """Labelled data sets by their number of classes, as files of fine-tuned models tell it."""
+
+DATASETS2 = {
+    710: "Kinetics-710",
+    400: "Kinetics-400, perhaps Kinetics-710",
+    600: "Kinetics-600, Kinetics-710",
+    174: "Something-Something v2",
+    101: "UCF101, Kinetics-710",
+    51: "HMDB51, Kinetics-710",
+}
+"""Likewise of VideoMAEv2, some of whose files were fine-tuned on Kinetics-710 first (their names say k710_it)."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,8 @@ VIDEOMAE: tuple[Published, ...] = (
 
 _G = "the authors' form gives access to the file"
 
+_LAST = (("k400", "Kinetics-400"), ("k600", "Kinetics-600"), ("ucf101", "UCF101"), ("hmdb51", "HMDB51"))
+
 VIDEOMAE2: tuple[Published, ...] = (
     Published("OpenGVLab/VideoMAEv2-Base", "base", "fc_norm", "Kinetics-710"),
     Published("OpenGVLab/VideoMAEv2-Large", "large", "fc_norm", "unknown"),
@@ -77,7 +89,15 @@ VIDEOMAE2: tuple[Published, ...] = (
     Published("vit_s_k710_dl_from_giant.pth", "small", "fc_norm", "Kinetics-710", "the hub: OpenGVLab/VideoMAE2"),
     Published("vit_b_k710_dl_from_giant.pth", "base", "fc_norm", "Kinetics-710", "the hub: OpenGVLab/VideoMAE2"),
     Published("vit_g_hybrid_pt_1200e.pth", "giant", "norm", "none", _G),
-    Published("vit_g_hybrid_pt_1200e_k710_ft.pth", "giant", "fc_norm", "Kinetics-710", _G),
+    *(
+        Published(f"vit_g_hybrid_pt_1200e_{tuned}_ft.pth", "giant", "fc_norm", labels, _G)
+        for tuned, labels in (
+            ("k710", "Kinetics-710"),
+            ("k400", "Kinetics-400"),
+            ("ssv2", "Something-Something v2"),
+            *((f"k710_it_{last}", f"{labels}, Kinetics-710") for last, labels in _LAST),
+        )
+    ),
 )
 """The hub's Base is the one distilled from the giant, with labels, whatever its card says."""
 

@@ -14,9 +14,10 @@ from pydantic import Field, field_validator
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, KnownCheckpoint, MissingArtifact, ModelCard
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
 from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint, not_here
+from salt_toolkit.teaching.whole import require_whole
 from salt_videomae.architecture import SIZES, Architecture, from_shapes
-from salt_videomae.catalog import DATASETS, FILE, LICENCE, VIDEOMAE, VIDEOMAE2, Published, hub_ids
-from salt_videomae.layouts import Layout, layout_of
+from salt_videomae.catalog import DATASETS, DATASETS2, FILE, LICENCE, VIDEOMAE, VIDEOMAE2, Published, hub_ids
+from salt_videomae.layouts import Layout, joined_projections, layout_of
 from salt_videomae.settings import from_transformers, from_videomae2
 
 
@@ -24,6 +25,7 @@ class _VideoMAEConfig(EncoderConfig, ABC):
     """What both generations share: one architecture, several layouts of files."""
 
     published: ClassVar[tuple[Published, ...]]
+    datasets: ClassVar[Mapping[int, str]]
     hint: ClassVar[str]
 
     heads: int | None = Field(
@@ -35,7 +37,7 @@ class _VideoMAEConfig(EncoderConfig, ABC):
         description="What the checkpoint is; absent: read from it. With it `salt check` can count before a .pth is on "
         "this machine, and a file of another one is refused.",
     )
-    checkpoint: str
+    checkpoint: str = Field(min_length=1)
 
     def files(self) -> CheckpointFiles | None:
         """The checkpoint on this machine; None where it is not."""
@@ -71,7 +73,11 @@ class _VideoMAEConfig(EncoderConfig, ABC):
         layout = layout_of(shapes)
         assert layout is not None  # from_shapes refuses those without
         self.refuse_strangers(layout, made)
-        return layout, self._agreed(made)
+        agreed = self._agreed(made)
+        native = layout.native_keys(files.name, shapes)
+        whole = joined_projections(native, lambda query, key, value: (query[0] + key[0] + value[0], *query[1:]))
+        require_whole(whole, made.weight_shapes(), what=made.label, name=files.name)
+        return layout, agreed
 
     def _agreed(self, made: Architecture) -> Architecture:
         """What was found, with the recipe's heads, if it is what the recipe says."""
@@ -154,19 +160,19 @@ class _VideoMAEConfig(EncoderConfig, ABC):
         return not_here(self.checkpoint, hub_ids(self.published), reason, self.hint)
 
     def card(self) -> ModelCard | None:
-        """By its name if it is a published one, else by its classifier; None for random weights."""
+        """What its files show; by its name where they are not here, or show nothing; None for random weights."""
         if self.weights == "random":
             return None
         entry = self._published()
-        if entry is not None:
-            return ModelCard(LICENCE, entry.labels)
         try:
             made = self.architecture()
         except (MissingArtifact, CheckpointError, GeometryError):
-            return ModelCard(LICENCE)
-        if made.own_norm == "norm" and not made.classes:
-            return ModelCard(LICENCE, "none")
-        return ModelCard(LICENCE, DATASETS.get(made.classes, "unknown"))
+            return ModelCard(LICENCE, entry.labels if entry else "unknown")
+        if made.classes:
+            return ModelCard(LICENCE, self.datasets.get(made.classes, "unknown"))
+        if entry is not None and entry.own_norm == made.own_norm:
+            return ModelCard(LICENCE, entry.labels)
+        return ModelCard(LICENCE, "none" if made.own_norm == "norm" else "unknown")
 
     @classmethod
     def known_checkpoints(cls) -> Sequence[KnownCheckpoint]:
@@ -178,14 +184,16 @@ class VideoMAEConfig(_VideoMAEConfig):
     """A VideoMAE (v1) encoder."""
 
     published: ClassVar[tuple[Published, ...]] = VIDEOMAE
+    datasets: ClassVar[Mapping[int, str]] = DATASETS
     hint: ClassVar[str] = (
         "The pre-trained Huge is not on the hub: get the authors' checkpoint (MODEL_ZOO.md of MCG-NJU/VideoMAE) and "
         'set checkpoint = "/path/to/checkpoint.pth".'
     )
 
     checkpoint: str = Field(
+        min_length=1,
         description="The authors' .pth file, a directory in Hugging Face layout (config.json and weights), or a hub "
-        "id such as MCG-NJU/videomae-base."
+        "id such as MCG-NJU/videomae-base.",
     )
 
     def described(self, name: str, config: Mapping[str, Any]) -> Architecture:
@@ -215,11 +223,13 @@ class VideoMAE2Config(_VideoMAEConfig):
     """A VideoMAEv2 encoder."""
 
     published: ClassVar[tuple[Published, ...]] = VIDEOMAE2
+    datasets: ClassVar[Mapping[int, str]] = DATASETS2
     hint: ClassVar[str] = "The .pth files are linked in docs/MODEL_ZOO.md of OpenGVLab/VideoMAEv2."
 
     checkpoint: str = Field(
+        min_length=1,
         description="The authors' .pth file, a directory with config.json and weights, or a hub id such as "
-        "OpenGVLab/VideoMAEv2-Base."
+        "OpenGVLab/VideoMAEv2-Base.",
     )
 
     def described(self, name: str, config: Mapping[str, Any]) -> Architecture:

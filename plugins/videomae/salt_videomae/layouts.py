@@ -16,7 +16,7 @@ convert_videomae_to_pytorch.py. Keys of pre-training and plain files are the nat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -76,6 +76,11 @@ class Layout:
                 native = self._native(inner)
                 if native in found:
                     raise CheckpointError(f"{name} holds {native} twice, once as {key}; keep one of them")
+                if inner == key and self.prefix and native.startswith(("blocks.", "patch_embed.")):
+                    raise CheckpointError(
+                        f"{name} holds {key} beside weights whose names begin with {self.prefix}: it is a mixture of "
+                        "two files; get it anew"
+                    )
                 found[native] = value
         return found
 
@@ -90,7 +95,27 @@ class Layout:
     def num_classes(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """Classes of the classifier beside the encoder; 0 if there is none."""
         key = "classifier.weight" if self.name == "transformers" else f"{self.prefix}head.weight"
-        return shapes[key][0] if key in shapes else 0
+        shape = shapes.get(key, ())
+        return shape[0] if len(shape) == 2 else 0
+
+
+def joined_projections(
+    weights: Mapping[str, ValueT], join: Callable[[ValueT, ValueT, ValueT], ValueT]
+) -> dict[str, ValueT]:
+    """Puts transformers' separate query, key and value matrices into one, as the authors keep them.
+
+    Args:
+        weights: Or their shapes, by native keys.
+        join: Makes one of three, one below the other.
+    """
+    joined = dict(weights)
+    for key in weights:
+        layer, found, _ = key.rpartition(".query.weight")
+        parts = [f"{layer}.{name}.weight" for name in ("query", "key", "value")]
+        if found and all(part in joined for part in parts):
+            query, key_, value = (joined.pop(part) for part in parts)
+            joined[f"{layer}.qkv.weight"] = join(query, key_, value)
+    return joined
 
 
 def layout_of(keys: Iterable[str]) -> Layout | None:

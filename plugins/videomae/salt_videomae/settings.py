@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -25,17 +26,18 @@ def from_transformers(name: str, config: Mapping[str, Any]) -> Architecture:
             f"{name} was made with hidden_act = {config['hidden_act']!r}, and VideoMAE has 'gelu'; name another"
         )
     count = partial(_count, name, config)
-    dim, heads = count("hidden_size", 768), count("num_attention_heads", 12)
-    if (dim, heads) == (384, 16):
+    dim, depth, heads = count("hidden_size", 768), count("num_hidden_layers", 12), count("num_attention_heads", 12)
+    mlp_dim = count("intermediate_size", 3072)
+    if (dim, depth, mlp_dim, heads) == (384, 12, 1536, 16):
         heads = 6  # the hub's small files were converted with 16 in their settings, and trained with 6
     return _sized(
         name,
         config.get("image_size", 224),
         config.get("patch_size", 16),
         dim=dim,
-        depth=count("num_hidden_layers", 12),
+        depth=depth,
         heads=heads,
-        mlp_dim=count("intermediate_size", 3072),
+        mlp_dim=mlp_dim,
         frames=count("num_frames", 16),
         tubelet=count("tubelet_size", 2),
         qv_bias=config.get("qkv_bias", config.get("qv_bias", True)),  # transformers renamed it
@@ -61,7 +63,7 @@ def from_videomae2(name: str, config: Mapping[str, Any]) -> Architecture:
             )
     count = partial(_count, name, found)
     dim, ratio = count("embed_dim", 768), found.get("mlp_ratio", 4)
-    if not isinstance(ratio, int | float) or ratio <= 0:
+    if not isinstance(ratio, int | float) or not 0 < ratio < math.inf:
         raise CheckpointError(f"{name} says mlp_ratio = {ratio!r} in its config.json, which is no positive number")
     return _sized(
         name,

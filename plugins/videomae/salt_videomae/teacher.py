@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from salt_toolkit import ClipSpec
+from salt_toolkit import CheckpointError, ClipSpec
 from salt_toolkit.teaching.encoder import FrozenEncoder, untrained
 from salt_toolkit.teaching.files import fetch_checkpoint
 from salt_toolkit.teaching.loading import load_whole, read_weights
 from salt_videomae.catalog import hub_ids
 from salt_videomae.config import VideoMAE2Config, VideoMAEConfig
+from salt_videomae.layouts import joined_projections
 from salt_videomae.network import VideoMAEEncoder, sinusoid_positions
 
 
@@ -63,17 +64,19 @@ def _loaded(config: VideoMAEConfig | VideoMAE2Config) -> VideoMAEEncoder:
     made, layout = config.architecture(), config.layout(files)
     with torch.device("meta"):  # no time for random numbers that the file replaces
         encoder = VideoMAEEncoder(made)
-    weights = joined_projections(layout.native_keys(config.checkpoint, read_weights(files)))
-    load_whole(encoder, weights, what=f"VideoMAE's {made.label}", name=config.checkpoint)
+    native = layout.native_keys(config.checkpoint, read_weights(files))
+    weights = joined_projections(native, lambda *parts: torch.cat(parts))
+    load_whole(encoder, weights, what=made.label, name=config.checkpoint)
+    _refuse_lost_biases(config.checkpoint, weights)
     return encoder
 
 
-def joined_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts transformers' separate query, key and value matrices into one, as the authors keep them."""
-    joined = dict(weights)
-    for key in weights:
-        layer, found, _ = key.rpartition(".query.weight")
-        parts = [f"{layer}.{name}.weight" for name in ("query", "key", "value")]
-        if found and all(part in joined for part in parts):
-            joined[f"{layer}.qkv.weight"] = torch.cat([joined.pop(part) for part in parts])
-    return joined
+def _refuse_lost_biases(name: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuses what transformers 5.6 to 5.17 make of a published checkpoint, and write when asked to save it."""
+    biases = [weight for key, weight in weights.items() if key.endswith(("attn.q_bias", "attn.v_bias"))]
+    if biases and not any(bias.any() for bias in biases):
+        raise CheckpointError(
+            f"{name} has nothing but zeros for the biases of all queries and values, which no training leaves: "
+            "transformers 5.6 to 5.17 lose them when they load a published checkpoint, and save it without them. Get "
+            "the published checkpoint anew"
+        )

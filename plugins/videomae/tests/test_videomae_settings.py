@@ -111,6 +111,11 @@ def test_settings_that_count_nothing_are_refused(tmp_path, write, setting, value
     assert f"says {setting} = {value!r} in its config.json" in refusal(write(tmp_path, **{setting: value}))
 
 
+@pytest.mark.parametrize("value", [0, -4, "4", None, float("inf"), float("nan")])
+def test_an_mlp_ratio_that_is_no_positive_number_is_refused(tmp_path, value):
+    assert f"says mlp_ratio = {value!r} in its config.json" in refusal(second(tmp_path, mlp_ratio=value))
+
+
 def test_heads_that_do_not_divide_the_width_are_refused(tmp_path):
     assert "5 attention heads, which do not divide its width of 24" in refusal(first(tmp_path, num_attention_heads=5))
     assert "5 attention heads, which do not divide its width of 24" in refusal(second(tmp_path, num_heads=5))

@@ -123,6 +123,23 @@ def test_the_hubs_small_has_six_heads_whatever_its_settings_say(tmp_path):
     assert VideoMAEConfig(checkpoint=str(path)).architecture().heads == 6
     assert VideoMAEConfig(checkpoint=str(path / "model.safetensors")).architecture().heads == 6
     assert VideoMAEConfig(checkpoint=str(path), heads=16).architecture().heads == 16
+    # A model of one's own of that width has the heads that its settings say.
+    other = shape.but(depth=2)
+    state = transformers_keys(sized_tensors(encoder_shapes(other)))
+    path = save_transformers(tmp_path / "own", state, other, num_attention_heads=16)
+    assert VideoMAEConfig(checkpoint=str(path)).architecture().heads == 16
+
+
+def test_a_classifier_without_classes_is_passed_over(tmp_path):
+    state = encoder_weights(Shape(own_norm="fc_norm")) | {"head.weight": torch.tensor(1.0)}
+    assert VideoMAE2Config(checkpoint=str(save_pth(tmp_path / "a.pth", state)), heads=4).architecture().classes == 0
+
+
+def test_every_norm_has_the_authors_epsilon():
+    """Too small to be seen beside the positions, so nobody would notice another one."""
+    with torch.device("meta"):
+        teacher = build_videomae(VideoMAEConfig(checkpoint="/x.pth", model="small", weights="random"), clip=CLIP)
+    assert {module.eps for module in teacher.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-6}
 
 
 @pytest.mark.parametrize("ratio", [48 / 11, 4.363636363636363, 4.3637])
@@ -162,9 +179,9 @@ def test_heads_count_without_a_file_too():
 
 def test_the_recipe_and_the_file_must_agree_on_the_size(tmp_path):
     path = full_size_file(tmp_path, "base")
-    with pytest.raises(CheckpointError, match=r'base\.pth holds the base encoder, .*model = "large"'):
+    with pytest.raises(CheckpointError, match=r'base\.pth holds VideoMAE.s base encoder, .*model = "large"'):
         VideoMAEConfig(checkpoint=str(path), model="large").token_spec(CLIP)
-    with pytest.raises(CheckpointError, match=r'MCG-NJU/videomae-base holds the base encoder, .*model = "large"'):
+    with pytest.raises(CheckpointError, match=r'videomae-base holds VideoMAE.s base encoder, .*model = "large"'):
         VideoMAEConfig(checkpoint="MCG-NJU/videomae-base", model="large").token_spec(CLIP)
 
 
@@ -210,6 +227,12 @@ PUBLISHED = {
     "vit_b_k710_dl_from_giant.pth": ("base", K710),
     "vit_g_hybrid_pt_1200e.pth": ("giant", "none"),
     "vit_g_hybrid_pt_1200e_k710_ft.pth": ("giant", K710),
+    "vit_g_hybrid_pt_1200e_k400_ft.pth": ("giant", K400),
+    "vit_g_hybrid_pt_1200e_ssv2_ft.pth": ("giant", SSV2),
+    "vit_g_hybrid_pt_1200e_k710_it_k400_ft.pth": ("giant", f"{K400}, {K710}"),
+    "vit_g_hybrid_pt_1200e_k710_it_k600_ft.pth": ("giant", f"Kinetics-600, {K710}"),
+    "vit_g_hybrid_pt_1200e_k710_it_ucf101_ft.pth": ("giant", f"UCF101, {K710}"),
+    "vit_g_hybrid_pt_1200e_k710_it_hmdb51_ft.pth": ("giant", f"HMDB51, {K710}"),
 }
 """Size and labels; whatever has seen labels has no last norm for tokens."""
 
@@ -225,17 +248,27 @@ def test_published_names_mean_what_they_say():
     assert found == PUBLISHED
 
 
-def test_cards_tell_which_labels_a_file_has_seen(tmp_path):
+def test_cards_tell_which_labels_a_file_has_seen(tmp_path, monkeypatch):
     def card(kind, name, own_norm, state):
         path = save_pth(tmp_path / f"{name}.pth", encoder_weights(Shape(own_norm=own_norm)) | state)
         return kind(checkpoint=str(path), heads=4).card()
 
     assert card(VideoMAE2Config, "distilled", "fc_norm", classifier(24, 710)).labels == "Kinetics-710"
     assert card(VideoMAEConfig, "k400", "fc_norm", classifier(24, 400)).labels == "Kinetics-400"
+    # The authors tuned one model on it straight away, and one by way of Kinetics-710.
+    assert card(VideoMAE2Config, "k400", "fc_norm", classifier(24, 400)).labels == "Kinetics-400, perhaps Kinetics-710"
     assert card(VideoMAEConfig, "ssv2", "fc_norm", classifier(24, 174)).labels == "Something-Something v2"
     assert card(VideoMAEConfig, "other", "fc_norm", classifier(24, 5)).labels == "unknown"
     assert card(VideoMAEConfig, "headless", "fc_norm", {}).labels == "unknown"
     assert card(VideoMAEConfig, "pretrained", "norm", {}) == ModelCard("cc-by-nc-4.0", "none")
     assert VideoMAE2Config(checkpoint="OpenGVLab/VideoMAEv2-Base").card().labels == "Kinetics-710"
+    # A file of another content than its name's says what it is.
+    monkeypatch.chdir(tmp_path)
+    name = "vit_g_hybrid_pt_1200e.pth"
+    assert VideoMAE2Config(checkpoint=name).card().labels == "none"
+    save_pth(tmp_path / name, encoder_weights(Shape(own_norm="fc_norm")) | classifier(24, 710))
+    assert VideoMAE2Config(checkpoint=name, heads=4).card().labels == "Kinetics-710"
+    save_pth(tmp_path / name, encoder_weights(Shape(own_norm="fc_norm")))
+    assert VideoMAE2Config(checkpoint=name, heads=4).card().labels == "unknown"
     untrained = VideoMAE2Config(checkpoint="OpenGVLab/VideoMAEv2-Base", weights="random")
     assert untrained.card() is None  # random numbers have no licence and no labels

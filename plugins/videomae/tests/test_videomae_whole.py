@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from salt_videomae import build_videomae
 from salt_videomae.config import VideoMAE2Config, VideoMAEConfig
+from salt_videomae.network import VideoMAEEncoder
 from videomae_files import (
     SHORT,
     TINY,
@@ -52,10 +55,13 @@ LAYOUTS = [as_pretraining, as_fine_tuned, as_hub, as_new_hub, as_hub2]
 
 
 def refusal(config):
-    """One sentence or two, that name the checkpoint and what it holds instead."""
+    """One sentence or two, that name the checkpoint and what it holds instead; and `salt check` says the same."""
     with pytest.raises(CheckpointError) as caught:
         build_videomae(config, clip=CLIP)
     message = str(caught.value)
+    with pytest.raises(CheckpointError) as checked:
+        config.token_spec(CLIP)
+    assert str(checked.value) == message
     assert message.startswith(config.checkpoint)
     assert "\n" not in message
     return message
@@ -222,3 +228,34 @@ def test_every_shard_is_part_of_the_identity(tmp_path):
         assert len(fields["weights"]) == 2
         prints.add(tuple(fields["weights"]))
     assert len(prints) == 2
+
+
+def lose_biases(weights, *kinds):
+    return {key: torch.zeros_like(value) if key.endswith(kinds) else value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_biases_that_transformers_lost_are_refused(tmp_path, layout):
+    """What `save_pretrained` of transformers 5.6 to 5.17 leaves of a published checkpoint."""
+    weights = encoder_weights(TINY if layout is not as_hub2 else PLAIN)
+    build_videomae(layout(tmp_path, lose_biases(weights, "attn.q_bias")), clip=CLIP)  # by itself no evidence
+    config = layout(tmp_path, lose_biases(weights, "attn.q_bias", "attn.v_bias"))
+    with pytest.raises(CheckpointError, match=r"zeros for the biases of all queries and values.*transformers 5\.6"):
+        build_videomae(config, clip=CLIP)
+
+
+def test_two_files_in_one_are_refused(tmp_path):
+    weights = encoder_weights(TINY)
+    state = {(f"encoder.{key}" if key.startswith("patch_embed") else key): value for key, value in weights.items()}
+    config = VideoMAEConfig(checkpoint=str(save_pth(tmp_path / "a.pth", state)), heads=4)
+    with pytest.raises(CheckpointError, match=r"holds blocks\.\S+ beside weights whose names begin with encoder\."):
+        config.token_spec(CLIP)
+
+
+def test_the_shapes_by_heart_are_the_networks():
+    for shape in (TINY, PLAIN):
+        config = VideoMAEConfig(checkpoint="/nowhere", model="small", heads=6)
+        made = replace(config.architecture(), dim=shape.dim, depth=shape.depth, own_norm=shape.own_norm)
+        with torch.device("meta"):
+            own = VideoMAEEncoder(made).state_dict()
+        assert made.weight_shapes() == {key: tuple(value.shape) for key, value in own.items()}

@@ -78,8 +78,8 @@ def encoder_weights(shape: Shape, seed: int = 0) -> Weights:
 
 
 def sized_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Weights:
-    """Tensors of full size that take no room: one zero, seen from everywhere."""
-    return {key: torch.zeros(1).expand(size) for key, size in shapes.items()}
+    """Tensors of full size that take no room: a single number, seen from everywhere."""
+    return {key: torch.ones(1).expand(size) for key, size in shapes.items()}
 
 
 def decoder_weights(dim: int) -> Weights:

@@ -14,7 +14,7 @@ from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
 from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint
 from salt_vit.hub import cached_weights, missing_weights
 from salt_vit.image_catalog import REPRESENTATIVE, Offer, all_models, dino_models
-from salt_vit.image_files import pixels_of, refuse_strangers
+from salt_vit.image_files import refuse_strangers
 from salt_vit.image_models import (
     ImageArchitecture,
     ImageWeights,
@@ -24,9 +24,13 @@ from salt_vit.image_models import (
     published_weights,
     usual_pixels,
 )
+from salt_vit.image_pictures import left_open, stated_by
 
 ELSEWHERE = "name a file in checkpoint"
 """What to do without the hub's weights."""
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+"""Of files with weights; a path that is not here and ends in another way may be a directory."""
 
 
 class TimmImageConfig(EncoderConfig):
@@ -94,7 +98,23 @@ class TimmImageConfig(EncoderConfig):
             raise ValueError('weights = "random" reads no checkpoint; remove one of the two')
         if self.weights == "checkpoint" and self.checkpoint is None and self.published is None:
             raise ValueError(f"the hub holds no weights of {made.name}; name a file in checkpoint, or another model")
+        question = self._left_open()
+        if question:
+            raise ValueError(question)
         return self
+
+    def _left_open(self) -> str | None:
+        """What nobody says of the pictures that a file of one's own was trained with; None where all is said."""
+        if self.checkpoint is None or "." in self.model:
+            return None
+        try:
+            files = self.files()
+            if files is None and not self.checkpoint.endswith(ENDINGS):
+                return None  # what is not here may be a directory that says it
+            stated = stated_by(files, self.model)
+        except CheckpointError:
+            return None  # `encoder_spec` says what is wrong with it
+        return left_open(self.model, self.checkpoint, self.offer()[self.model], stated)
 
     @property
     def architecture(self) -> ImageArchitecture:
@@ -115,7 +135,7 @@ class TimmImageConfig(EncoderConfig):
             CheckpointError: A directory without config.json or without weights.
         """
         if self.checkpoint is not None:
-            return find_checkpoint(self.checkpoint) if Path(self.checkpoint).expanduser().exists() else None
+            return find_checkpoint(self.checkpoint) if _is_here(self.checkpoint) else None
         assert self.published is not None
         file = cached_weights(self.published.repository)
         return CheckpointFiles(self.published.name, (file,)) if file else None
@@ -156,7 +176,7 @@ class TimmImageConfig(EncoderConfig):
 
     def _pixels(self, files: CheckpointFiles | None) -> Pixels:
         """What a directory says of itself, or the tag's, or else the model's usual mean and deviation."""
-        stated = pixels_of(files.config) if files else None
+        stated = stated_by(files, self.architecture.name).pixels
         return stated or (self.published.pixels if self.published else usual_pixels(self.architecture.name))
 
     def weight_files(self) -> Sequence[Path]:
@@ -225,6 +245,16 @@ class DinoConfig(TimmImageConfig):
     def known_checkpoints(cls) -> Sequence[KnownCheckpoint]:
         """All of them."""
         return [known(f"{name}.{tag}") for name, tags in cls.offer().items() for tag in tags]
+
+
+def _is_here(name: str) -> bool:
+    """Whether a path exists; it is never taken for a hub id."""
+    try:
+        return Path(name).expanduser().exists()
+    except PermissionError:
+        return True  # `find_checkpoint` says it in a sentence
+    except (OSError, RuntimeError):  # too long for a path, or in the home of somebody who has none
+        return False
 
 
 def _near(size: int, made: ImageArchitecture) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import isqrt
 from pathlib import Path
-from typing import Any
 
 from salt_toolkit import CheckpointError
 from salt_toolkit.teaching.files import CheckpointFiles
-from salt_vit.image_models import CHANNELS, ImageArchitecture, Looks, Pixels, architectures
+from salt_toolkit.teaching.whole import require_whole
+from salt_vit.image_models import CHANNELS, ImageArchitecture, Looks, architectures
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 PROJECTION = "patch_embed.proj.weight"
+POSITIONS = "pos_embed"
 REGISTERS = ("reg_token", "register_tokens", "storage_tokens")
 """timm's key, DINOv2's and DINOv3's."""
 
@@ -30,7 +33,7 @@ def refuse_strangers(files: CheckpointFiles, made: ImageArchitecture, offered: I
         offered: Models that the recipe could name instead.
 
     Raises:
-        CheckpointError: They are of another model, or torn.
+        CheckpointError: They are of another model, or torn, or a block lacks what the others have.
     """
     shapes = _shapes(files.name, tuple((file, file.stat().st_mtime_ns) for file in files.weights))
     projection = shapes.get(PROJECTION)
@@ -42,29 +45,42 @@ def refuse_strangers(files: CheckpointFiles, made: ImageArchitecture, offered: I
             f"coloured pictures (such as {made.dim, CHANNELS, made.patch, made.patch}): it is no image model for "
             f"{made.name}; name another file"
         )
-    found = _looks(shapes, projection)
+    found = _looks(files.name, shapes, projection)
     if found == made.looks:
+        _require_equal_blocks(files.name, made, shapes)
         return
     alike = [name for name in offered if architectures()[name].looks == found]
     hint = f"set model to {' or '.join(alike[:3])}, or name another file" if alike else "name another file"
     raise CheckpointError(f"{files.name} is not {made.name}: it holds {found}, and not {made.looks}; {hint}")
 
 
-def pixels_of(config: Mapping[str, Any] | None) -> Pixels | None:
-    """Mean and deviation that a directory's config.json states; None where it does not."""
-    settings = config or {}
-    settings = settings.get("pretrained_cfg", settings)
-    mean, std = settings.get("mean"), settings.get("std")
-    if not (mean and std and len(mean) == len(std) == CHANNELS):
-        return None
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+def _require_equal_blocks(name: str, made: ImageArchitecture, shapes: Shapes) -> None:
+    """All blocks of a model hold the same weights, in every layout; so most of them tell what one should hold.
+
+    What only a few hold is left to the loading, where timm's filter may drop it.
+    """
+    held: defaultdict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    for key, shape in shapes.items():
+        inner = re.match(r"blocks\.\d+\.(.+)", key)
+        if inner:
+            held[inner[1]][shape] += 1
+    usual = {inner: found.most_common(1)[0][0] for inner, found in held.items() if 2 * found.total() >= made.depth}
+    wanted = {f"blocks.{number}.{inner}": shape for number in range(made.depth) for inner, shape in usual.items()}
+    others = [f"{re.escape(key)}$" for key in shapes.keys() - wanted.keys()]
+    require_whole(shapes, wanted, what=f"timm's {made.name}", name=name, beside=others)
 
 
-def _looks(shapes: Shapes, projection: tuple[int, ...]) -> Looks:
+def _looks(name: str, shapes: Shapes, projection: tuple[int, ...]) -> Looks:
+    for key in (*REGISTERS, POSITIONS):
+        if len(shapes.get(key, (1, 1, 1))) != 3:
+            raise CheckpointError(
+                f"{name} holds {key} of shape {shapes[key]}, and tokens of an image model have three axes, such as "
+                f"(1, number of tokens, {projection[0]}); name another file"
+            )
     registers = sum(shapes[key][1] for key in REGISTERS if key in shapes)
     others = registers + ("dist_token" in shapes)
     class_token = "cls_token" in shapes
-    num_positions = shapes["pos_embed"][1] if "pos_embed" in shapes else 0
+    num_positions = shapes[POSITIONS][1] if POSITIONS in shapes else 0
     return Looks(
         depth=len({key.split(".")[1] for key in shapes if key.startswith("blocks.")}),
         dim=projection[0],

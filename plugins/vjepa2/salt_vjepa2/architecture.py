@@ -10,13 +10,18 @@ from typing import Any
 from salt_toolkit import CheckpointError
 from salt_toolkit.flops import block_flops, block_parameters, linear_flops, linear_parameters
 from salt_toolkit.geometry import Cost, Grid
+from salt_toolkit.teaching.whole import require_whole
 
 CHANNELS = 3
 CLASSIFIER_PREFIX = "vjepa2."
 """What fine-tuned files put before every key of the model; they have a pooler and a classifier beside it."""
 
+BESIDE = (r"predictor\.", r"pooler\.", r"classifier\.")
+"""What published files hold besides the encoder."""
+
 PROJECTION = "encoder.embeddings.patch_embeddings.proj.weight"
 FIRST_MLP = "encoder.layer.0.mlp.fc1.weight"
+QUERIES_KEYS_VALUES = ("attention.query", "attention.key", "attention.value")
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,32 @@ class Architecture:
         names = ("dim", "depth", "heads", "mlp_dim", "patch", "tubelet", "qkv_bias", "eps")
         return {name: getattr(self, name) for name in names}
 
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight, by transformers' keys."""
+        dim, mlp, norm = self.dim, self.mlp_dim, {"weight": (self.dim,), "bias": (self.dim,)}
+        shapes = {
+            "embeddings.patch_embeddings.proj": {
+                "weight": (dim, CHANNELS, self.tubelet, self.patch, self.patch),
+                "bias": (dim,),
+            },
+            "layernorm": norm,
+        }
+        for number in range(self.depth):
+            at = f"layer.{number}."
+            shapes |= {at + name: _linear(dim, dim, bias=self.qkv_bias) for name in QUERIES_KEYS_VALUES}
+            shapes[f"{at}attention.proj"] = _linear(dim, dim)
+            shapes |= {f"{at}norm1": norm, f"{at}norm2": norm}
+            shapes |= {f"{at}mlp.fc1": _linear(dim, mlp), f"{at}mlp.fc2": _linear(mlp, dim)}
+        return {f"encoder.{module}.{name}": shape for module, own in shapes.items() for name, shape in own.items()}
+
     @property
     def label(self) -> str:
         """For errors."""
         return f"a V-JEPA 2 encoder of width {self.dim} and {self.depth} blocks"
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    return {"weight": (outputs, inputs)} | ({"bias": (outputs,)} if bias else {})
 
 
 SIZES = {
@@ -110,11 +137,11 @@ def from_config(name: str, config: Mapping[str, Any]) -> Architecture:
     return made
 
 
-def refuse_other_shapes(name: str, made: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Holds what config.json says against the shapes of the weights.
+def require_described(name: str, made: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Holds what config.json says against the shapes of all weights.
 
     Raises:
-        CheckpointError: They are no V-JEPA 2 encoder, or not the one described.
+        CheckpointError: They are no V-JEPA 2 encoder, or not the whole of the one described.
     """
     native = {key.removeprefix(CLASSIFIER_PREFIX): shape for key, shape in shapes.items()}
     if len(native) < len(shapes):
@@ -139,6 +166,7 @@ def refuse_other_shapes(name: str, made: Architecture, shapes: Mapping[str, tupl
                 f"{name} contradicts itself: config.json says {what} {told}, and its weights have {measured}; "
                 "get the checkpoint anew"
             )
+    require_whole(native, made.weights(), what=made.label, name=name, beside=BESIDE)
 
 
 def _count(name: str, config: Mapping[str, Any], key: str, default: int) -> int:

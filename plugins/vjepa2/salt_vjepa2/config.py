@@ -10,7 +10,7 @@ from pydantic import Field
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, KnownCheckpoint, MissingArtifact, ModelCard
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
 from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint, not_here
-from salt_vjepa2.architecture import CLASSIFIER_PREFIX, Architecture, from_config, refuse_other_shapes
+from salt_vjepa2.architecture import CLASSIFIER_PREFIX, Architecture, from_config, require_described
 from salt_vjepa2.catalog import PUBLISHED, Published
 
 HUB_IDS = tuple(entry.name for entry in PUBLISHED)
@@ -50,7 +50,7 @@ class VJEPA2Config(EncoderConfig):
                 "name a directory that holds both, or a hub id"
             )
         made = from_config(files.name, files.config)
-        refuse_other_shapes(files.name, made, files.shapes())
+        require_described(files.name, made, files.shapes())
         return made
 
     def encoder_spec(self, clip: ClipSpec) -> EncoderSpec:

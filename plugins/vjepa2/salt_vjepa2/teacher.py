@@ -19,11 +19,8 @@ from salt_toolkit.teaching.encoder import FrozenEncoder, untrained
 from salt_toolkit.teaching.files import CheckpointFiles, fetch_checkpoint
 from salt_toolkit.teaching.loading import load_whole, read_weights
 from salt_toolkit.tokens import cut_tubelets
-from salt_vjepa2.architecture import CLASSIFIER_PREFIX, Architecture
+from salt_vjepa2.architecture import BESIDE, CLASSIFIER_PREFIX, Architecture
 from salt_vjepa2.config import HUB_IDS, VJEPA2Config
-
-BESIDE = (r"predictor\.", r"pooler\.", r"classifier\.")
-"""What published files hold besides the encoder."""
 
 
 class VJEPA2Teacher(FrozenEncoder):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from salt_vjepa2 import build_vjepa2
-from salt_vjepa2.architecture import SIZES
+from salt_vjepa2.architecture import SIZES, Architecture
 from salt_vjepa2.config import HUB_IDS, VJEPA2Config
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import VJEPA2Config as TransformersConfig
+from transformers import VJEPA2Model
 from vjepa2_files import change, save, stored
 
 from salt_toolkit import ClipSpec, GeometryError, Grid, MissingArtifact, ModelCard
@@ -54,6 +56,24 @@ def test_torch_counts_the_parameters_and_flops_of_every_size(size):
     assert teacher.encoder.layer[0].attention.num_attention_heads == {"large": 16, "huge": 16, "giant": 22}[size]
     assert sum(parameter.numel() for parameter in teacher.parameters()) == config.cost(clip).parameters
     assert counter.get_total_flops() == config.cost(clip).forward_flops
+
+
+@pytest.mark.parametrize(
+    "made", [*SIZES.values(), Architecture(52, 3, 2, 48 / 11, 8, 1, qkv_bias=False)], ids=lambda made: made.label
+)
+def test_the_weights_that_a_file_must_hold_are_those_of_transformers(made):
+    settings = TransformersConfig(
+        hidden_size=made.dim,
+        num_hidden_layers=made.depth,
+        num_attention_heads=made.heads,
+        mlp_ratio=made.mlp_ratio,
+        patch_size=made.patch,
+        tubelet_size=made.tubelet,
+        qkv_bias=made.qkv_bias,
+    )
+    with torch.device("meta"):
+        encoder = VJEPA2Model(settings).encoder
+    assert made.weights() == {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
 
 
 def test_the_terms_of_published_weights_are_permissive_and_no_encoder_saw_labels():
