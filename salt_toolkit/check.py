@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from salt_toolkit.cards import ModelCard
-from salt_toolkit.errors import CheckpointError, GeometryError, MissingArtifact, SaltError
+from salt_toolkit.errors import GeometryError, MissingArtifact, SaltError, mistake_of_a_plugin
 from salt_toolkit.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
 from salt_toolkit.findings import Finding, Report
 from salt_toolkit.flops import train_step_flops
@@ -16,6 +17,9 @@ from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
 from salt_toolkit.host import total_memory
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.teaching.identity import identify
+
+SCHEDULE_SAMPLES = 2000
+"""At how many steps, evenly spread, schedules are looked at."""
 
 
 def check_recipe(recipe: Recipe) -> Report:
@@ -26,7 +30,7 @@ def check_recipe(recipe: Recipe) -> Report:
     """
     report = Report()
     for key, selected in recipe.selected().items():
-        missing = _answer(report, key, selected.config.missing) or ()
+        missing = _answer(report, key, selected.config.missing, Sequence) or ()
         report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
     tokens = _Tokens.of(recipe, report)
     report.facts.update(tokens.facts())
@@ -62,20 +66,21 @@ class _Tokens:
 
     @classmethod
     def of(cls, recipe: Recipe, report: Report) -> _Tokens:
-        student = _answer(report, "student", lambda: recipe.student and recipe.student.config.token_spec(recipe.clip))
-        teachers = {
-            teaching.name: _answer(report, teaching.key, partial(teaching.teacher.config.token_spec, recipe.clip))
-            for teaching in recipe.teachings()
-        }
+        student = None
+        if recipe.student:
+            student = _answer(report, "student", partial(recipe.student.config.token_spec, recipe.clip), TokenSpec)
+        teachers: dict[str, TokenSpec | None] = {}
+        for teaching in recipe.teachings():
+            question = partial(teaching.teacher.config.token_spec, recipe.clip)
+            teachers[teaching.name] = _answer(report, teaching.key, question, TokenSpec)
         known = [spec for spec in teachers.values() if spec]
         teacher = None
         if known and len(known) == len(teachers):
             teacher = TokenSpec((student or known[0]).grid, sum(spec.dim for spec in known))
         drawn = None
         if student and recipe.masker:
-            masker, grid = recipe.masker.config, student.grid
-            drawn = _answer(report, "masker", lambda: masker.counts(grid))
-        used = recipe.method.config.counts(drawn) if drawn else None
+            drawn = _answer(report, "masker", partial(recipe.masker.config.counts, student.grid), MaskCounts)
+        used = _answer(report, "method", partial(recipe.method.config.counts, drawn), MaskCounts) if drawn else None
         return cls(student, teachers, teacher, drawn, used)
 
     def facts(self) -> dict[str, Any]:
@@ -90,14 +95,26 @@ class _Tokens:
         }
 
 
-def _answer(report: Report, key: str, question: Any) -> Any:
-    """A config's answer; None where it cannot be had, which becomes a finding."""
+def _answer(report: Report, key: str, question: Callable[[], Any], kind: type | None = None) -> Any:
+    """A config's answer; None where it cannot be had, which becomes a finding.
+
+    Args:
+        report: Gets the finding.
+        key: Whose config is asked.
+        question: Asks it.
+        kind: What the answer must be, if it is not None.
+    """
     try:
-        return question()
+        answer = question()
+        if kind is None or answer is None or isinstance(answer, kind):
+            return answer
+        finding = Finding("error", key, f"the plugin answered {answer!r} where it promised a {kind.__name__}")
     except MissingArtifact as missing:
         finding = Finding("missing", key, missing.what, missing.fix)
-    except (GeometryError, CheckpointError) as error:
+    except SaltError as error:
         finding = Finding("error", key, str(error))
+    except Exception as error:  # a third party's code may raise anything, and must not take the report along
+        finding = Finding("error", key, mistake_of_a_plugin(error))
     # Two questions may meet the same obstacle.
     if finding not in report.findings:
         report.findings.append(finding)
@@ -107,17 +124,17 @@ def _answer(report: Report, key: str, question: Any) -> Any:
 def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | None]:
     """What each part costs for one clip, all its passes together; None where its config does not say."""
     student, teacher, counts = tokens.student, tokens.teacher, tokens.used
-    passes = report.facts["passes_per_clip"] = recipe.method.config.passes()
+    passes = report.facts["passes_per_clip"] = _answer(report, "method", recipe.method.config.passes, int) or 1
     costs: dict[str, Cost | None] = {}
     if recipe.teachings():
         costs["teacher"] = _teachers(recipe, tokens, report)
     if recipe.student:
-        _note_terms(report, "student", _answer(report, "student", recipe.student.config.card))
+        _note_terms(report, "student", _answer(report, "student", recipe.student.config.card, ModelCard))
     if recipe.student and counts:
-        cost = recipe.student.config.cost(recipe.clip, counts.visible)
+        cost = _answer(report, "student", partial(recipe.student.config.cost, recipe.clip, counts.visible), Cost)
         costs["student"] = cost.times(passes) if cost else None
     if recipe.predictor and student and teacher and counts:
-        cost = recipe.predictor.config.cost(student, teacher, counts)
+        cost = _answer(report, "predictor", partial(recipe.predictor.config.cost, student, teacher, counts), Cost)
         costs["predictor"] = cost.times(passes) if cost else None
     return costs
 
@@ -129,9 +146,9 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
     for teaching in recipe.teachings():
         use, config, key = teaching.teacher.use, teaching.teacher.config, teaching.key
         spec = tokens.teachers[teaching.name]
-        cost = _answer(report, key, partial(config.cost, recipe.clip))
+        cost = _answer(report, key, partial(config.cost, recipe.clip), Cost)
         identity = _answer(report, key, partial(identify, use, config, recipe.clip))
-        card = _answer(report, key, config.card)
+        card = _answer(report, key, config.card, ModelCard)
         resampled = spec.grid != tokens.student.grid if spec and tokens.student else None
         rows.append(
             {
@@ -178,7 +195,7 @@ def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | Non
 
 
 def _add_length_facts(recipe: Recipe, report: Report) -> None:
-    num_clips = _answer(report, "dataset", recipe.dataset.config.num_clips)
+    num_clips = _answer(report, "dataset", recipe.dataset.config.num_clips, int)
     train = recipe.train
     report.facts["clips"] = num_clips
     report.facts["batch_clips"] = train.batch_size * train.accumulate
@@ -225,15 +242,36 @@ def _host_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding]:
 
 
 def _schedules(recipe: Recipe, tokens: _Tokens, steps: int) -> Iterator[Finding]:
-    """Whether every schedule fits the run's length, and every mask ratio that it comes to leaves tokens."""
+    """Whether every schedule fits the run's length, and whether the run can live with all that it comes to."""
     for name, selected in recipe.schedules.items():
         try:
             schedule = selected.build(total_steps=steps)
-            if name == "mask_ratio" and tokens.student and recipe.masker:
-                for step in (0, steps // 2, steps - 1):
-                    recipe.masker.config.counts(tokens.student.grid, schedule(step))
+            stride = math.ceil(steps / SCHEDULE_SAMPLES)
+            values = {step: schedule(step) for step in (*range(0, steps, stride), steps - 1)}
+            yield from _values(recipe, tokens, name, values)
         except SaltError as error:
             yield Finding("error", f"schedules.{name}", str(error))
+        except Exception as error:  # a third party's code may raise anything
+            yield Finding("error", f"schedules.{name}", mistake_of_a_plugin(error))
+
+
+def _values(recipe: Recipe, tokens: _Tokens, name: str, values: Mapping[int, float]) -> Iterator[Finding]:
+    """Rates and ratios, by their step, that no run can use."""
+    key = f"schedules.{name}"
+    if name in ("lr", "weight_decay"):
+        bad = next((step for step, value in values.items() if not 0 <= value < math.inf), None)
+        if bad is not None:
+            message = f"is {values[bad]:g} at step {bad:,}, and must not be below 0 or without end"
+            yield Finding("error", key, message, "Change its settings.")
+        elif name == "lr" and not any(values.values()):
+            yield Finding("error", key, "is 0 at every step, so nothing would be learned", "Raise it.")
+    elif name == "mask_ratio" and tokens.student and recipe.masker:
+        for step, ratio in values.items():
+            try:
+                recipe.masker.config.counts(tokens.student.grid, ratio)
+            except GeometryError as error:
+                yield Finding("error", key, f"at step {step:,}: {error}")
+                return
 
 
 def _without_effect(recipe: Recipe) -> Iterator[Finding]:

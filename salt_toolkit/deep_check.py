@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from salt_toolkit import assemble
 from salt_toolkit.contracts import ClipBatch, Mask
-from salt_toolkit.errors import MissingArtifact, SaltError
+from salt_toolkit.errors import MissingArtifact, SaltError, mistake_of_a_plugin
 from salt_toolkit.findings import Finding
 from salt_toolkit.geometry import Cost, MaskCounts
+from salt_toolkit.masking import masks_for
 from salt_toolkit.recipe import Recipe, Teaching
 
 META = torch.device("meta")
@@ -42,6 +42,8 @@ def check_built(recipe: Recipe) -> list[Finding]:
             continue  # of a part that this one is built from
         except SaltError as error:
             findings.append(Finding("error", part, str(error)))
+        except Exception as error:  # a third party's code may raise anything
+            findings.append(Finding("error", part, mistake_of_a_plugin(error)))
     return findings
 
 
@@ -84,12 +86,12 @@ def _predictor(recipe: Recipe) -> Iterator[str]:
 
 def _masker(recipe: Recipe) -> Iterator[str]:
     assert recipe.masker is not None
-    masker = recipe.masker.build(grid=assemble.student_spec(recipe).grid)
-    expected = _drawn(recipe)
-    visible, target = masker.draw(np.random.default_rng(0))
-    found = MaskCounts(len(visible), len(target))
+    grid = assemble.student_spec(recipe).grid
+    masker = recipe.masker.build(grid=grid)
+    expected, found = _drawn(recipe), masker.counts()
     if found != expected:
-        yield f"the config promises {expected}, the masker draws {found}"
+        yield f"the config promises {expected}, the masker {found}"
+    masks_for(masker, num_tokens=grid.num_tokens, seed=0, epoch=0, clip_ids=[str(number) for number in range(8)])
 
 
 def _drawn(recipe: Recipe) -> MaskCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,15 @@ class GeometryError(SaltError):
 
 class PluginError(SaltError):
     """A plugin that is missing, broken, or at odds with another one."""
+
+
+def mistake_of_a_plugin(error: Exception) -> str:
+    """What to tell of an error that a plugin did not mean to raise: what it is, and where it happened."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"the plugin made a mistake, not the recipe: {type(error).__name__}: {error} ({place.filename}, line "
+        f"{place.lineno}); tell its authors"
+    )
 
 
 class MissingArtifact(SaltError):

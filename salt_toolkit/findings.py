@@ -27,6 +27,9 @@ class Finding:
     message: str
     fix: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}{self.fix and '. ' + self.fix}"
+
 
 @dataclass
 class Report:

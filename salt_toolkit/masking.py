@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from salt_toolkit.contracts import Mask, Masker
 from salt_toolkit.errors import PluginError
@@ -13,7 +14,14 @@ from salt_toolkit.seeding import generator_for
 
 
 def masks_for(
-    masker: Masker, *, seed: int, epoch: int, clip_ids: Sequence[str], ratio: float | None = None, number: int = 0
+    masker: Masker,
+    *,
+    num_tokens: int,
+    seed: int,
+    epoch: int,
+    clip_ids: Sequence[str],
+    ratio: float | None = None,
+    number: int = 0,
 ) -> Mask:
     """Draws one mask for each clip, every one from a generator of its own.
 
@@ -21,6 +29,7 @@ def masks_for(
 
     Args:
         masker: Draws the masks.
+        num_tokens: Of the grid, into which the indices must point.
         seed: The run's seed.
         epoch: Counted from 0; each epoch hides other tokens of a clip.
         clip_ids: One for each row of the result.
@@ -32,20 +41,45 @@ def masks_for(
 
     Raises:
         GeometryError: The ratio leaves no token to see, or none to predict.
-        PluginError: The masker drew another number of tokens than it promised.
+        PluginError: The masker broke a promise of `Masker.draw`.
     """
     counts = masker.counts(ratio)
     visible = np.empty((len(clip_ids), counts.visible), dtype=np.int64)
     target = np.empty((len(clip_ids), counts.target), dtype=np.int64)
     for row, clip_id in enumerate(clip_ids):
-        seen, hidden = masker.draw(_generator("mask", seed, epoch, clip_id, number), ratio)
+        seen, hidden = map(np.asarray, masker.draw(_generator("mask", seed, epoch, clip_id, number), ratio))
         if seen.shape != (counts.visible,) or hidden.shape != (counts.target,):
-            raise PluginError(
-                f"{type(masker).__name__}.draw() gave {seen.size} visible and {hidden.size} target tokens for clip "
-                f"{clip_id!r}, where its counts() promised {counts.visible} and {counts.target}; mend the masker"
+            raise _broken(
+                masker,
+                f"gave {seen.size} visible and {hidden.size} target tokens for clip {clip_id!r}, where its counts() "
+                f"promised {counts.visible} and {counts.target}",
             )
+        if not (np.issubdtype(seen.dtype, np.integer) and np.issubdtype(hidden.dtype, np.integer)):
+            raise _broken(masker, f"gave tokens as {seen.dtype} and {hidden.dtype}, where indices are int64")
         visible[row], target[row] = seen, hidden
+    _require_places(masker, visible, target, num_tokens)
     return Mask(visible=torch.from_numpy(visible), target=torch.from_numpy(target))
+
+
+def _require_places(
+    masker: Masker, visible: Int64[np.ndarray, "clip visible"], target: Int64[np.ndarray, "clip target"], num: int
+) -> None:
+    """Refuses indices beyond the grid, twice, out of order, or visible and target at once.
+
+    Such masks train without an error: a student that sees its targets only looks good.
+    """
+    for name, index in (("visible", visible), ("target", target)):
+        if index.size and (index.min() < 0 or index.max() >= num):
+            raise _broken(masker, f"gave {name} tokens from {index.min()} to {index.max()} of a grid of {num}")
+        if (np.diff(index, axis=1) <= 0).any():
+            raise _broken(masker, f"gave {name} tokens that do not ascend, or one of them twice")
+    both = np.sort(np.concatenate((visible, target), axis=1), axis=1)
+    if (np.diff(both, axis=1) == 0).any():
+        raise _broken(masker, "gave tokens that are visible and targets at once")
+
+
+def _broken(masker: Masker, what: str) -> PluginError:
+    return PluginError(f"{type(masker).__name__}.draw() {what}; mend the masker")
 
 
 def some_targets(

@@ -66,6 +66,16 @@ def test_what_is_missing_comes_with_a_fix(check):
         (["clip.frames=15"], "student", "not a multiple of the tubelet"),
         (["masker.ratio=0.0001"], "masker", ""),
         (["train.max_steps=10"], "schedules.lr", "warm-up of 500 steps"),
+        (
+            [f"schedules.mask_ratio.{rest}" for rest in ("use=warmup_cosine", "peak=1.0", "floor=0.5", "start=0.5")]
+            + ["schedules.mask_ratio.warmup_steps=700"],
+            "schedules.mask_ratio",
+            "hides all of the 1568 tokens",
+        ),
+        (["schedules.lr.use=constant", "schedules.lr.value=-0.001"], "schedules.lr", "is -0.001 at step 0"),
+        (["schedules.lr.use=linear", "schedules.lr.start=0.001", "schedules.lr.end=-0.001"], "schedules.lr", "below 0"),
+        (["schedules.lr.use=constant", "schedules.lr.value=0.0"], "schedules.lr", "nothing would be learned"),
+        (["schedules.weight_decay.end=-1.0"], "schedules.weight_decay", "below 0"),
         (["schedules.mask_ratio.use=linear", "schedules.mask_ratio.start=0.0", "schedules.mask_ratio.end=0.5"], "", ""),
     ],
 )
@@ -142,6 +152,17 @@ def test_a_cache_is_as_large_as_its_latents(check, dtype, latents):
     assert facts["host_memory_gb"] - plain["host_memory_gb"] == pytest.approx(6 * 32 * latents / 1e9)
     both = check("ssv2_vitb.toml", *settings, "cache.frames=true", "clip.views=2").facts["cache_gb"]
     assert both == pytest.approx(2 * 168_913 * (latents + 16 * 224 * 224 * 3) / 1e9)
+
+
+def test_memory_is_weights_gradients_moments_and_activations(check, cost):
+    facts = check("ssv2_vitb.toml").facts
+    trained = facts["student_parameters"] + facts["predictor_parameters"]
+    activations = 32 * 2 * sum(part.activations for part in cost(392, 1176))  # bf16
+    # AdamW keeps two moments: four numbers of four bytes for each weight that learns, one for the teacher's.
+    assert facts["device_memory_gb"] * 1e9 == pytest.approx(
+        16 * trained + 4 * facts["teacher_parameters"] + activations
+    )
+    assert facts["disk_gb"] * 1e9 == pytest.approx(3 * 12 * trained + 4 * facts["student_parameters"])
 
 
 def test_an_average_of_weights_and_kept_checkpoints_take_room(check):

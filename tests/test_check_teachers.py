@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from salt_toy.config import ProjectionConfig
 
@@ -11,6 +13,7 @@ from salt_toolkit.check import check_recipe
 from salt_toolkit.deep_check import check_built
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.report.check_text import render_report
+from salt_toolkit.report.teacher_text import render_teachers, teacher_rows
 from salt_toolkit.teaching.identity import identify
 
 RECIPE = """
@@ -170,6 +173,38 @@ def test_a_bad_checkpoint_is_an_error_whatever_was_asked(load, monkeypatch, ques
     assert (finding.severity, finding.key, finding.message) == ("error", "teachers.fine", "x.pth is torn")
     if question == "token_spec":
         assert report.facts["teacher_dim"] is None
+
+
+MISTAKES = {
+    "identity": lambda self, clip: {"file": Path("x")},
+    "weight_files": lambda self: [Path("/nowhere/weights")],
+    "cost": lambda self, clip: 1 / 0,
+    "card": lambda self: {"licence": "mit"},
+    "token_spec": lambda self, clip: (8, 24),
+    "missing": lambda self: 5,
+}
+
+
+@pytest.mark.parametrize("question", MISTAKES)
+def test_a_plugins_mistake_is_told_as_such_and_hides_nothing_else(load, monkeypatch, question):
+    recipe = load()
+    monkeypatch.setattr(ProjectionConfig, question, MISTAKES[question])
+    report = check_recipe(recipe)
+    assert report.findings
+    for finding in report.findings:
+        assert (finding.severity, finding.key) == ("error", "teachers.fine")
+        assert finding.message.startswith(("the plugin made a mistake, not the recipe: ", "the plugin answered "))
+    assert report.facts["teachers"][0]["fingerprint"]
+
+
+@pytest.mark.parametrize("answer", [lambda cls: 1 / 0, lambda cls: ["a/b"]])
+def test_a_plugins_mistake_hides_no_other_teacher_from_the_list(registry, monkeypatch, answer):
+    monkeypatch.setattr(ProjectionConfig, "known_checkpoints", classmethod(answer))
+    rows = teacher_rows(registry)
+    (mine,) = [row for row in rows if row["teacher"] == "toy_projection"]
+    assert mine["error"].startswith("the plugin made a mistake, not the recipe: ")
+    assert len(rows) > 20
+    assert mine["error"] in render_teachers(rows)
 
 
 def test_widths_that_an_objective_cannot_rotate_are_an_error(load):

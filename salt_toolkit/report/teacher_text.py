@@ -8,20 +8,26 @@ from itertools import groupby
 from typing import Any
 
 from salt_toolkit.component import TeacherConfig
+from salt_toolkit.errors import mistake_of_a_plugin
 from salt_toolkit.registry import Registry
 
 HEADINGS = ("checkpoint", "size", "M param.", "native grid", "dim", "licence", "labels")
 
 
 def teacher_rows(registry: Registry) -> list[dict[str, Any]]:
-    """Every published checkpoint of every installed teacher, in plain values; teachers without any have one row."""
+    """Every published checkpoint of every installed teacher, in plain values; teachers without any have one row.
+
+    A teacher whose plugin fails to answer has a row with the key "error".
+    """
     rows: list[dict[str, Any]] = []
     for provided in registry.of_kind("teacher"):
         component, config = provided.component, provided.component.config
         assert issubclass(config, TeacherConfig)
         about = {"teacher": component.name, "summary": component.summary, "plugin": provided.plugin.name}
-        known = config.known_checkpoints()
-        rows += [{**about, **asdict(checkpoint)} for checkpoint in known] or [about]
+        try:
+            rows += [{**about, **asdict(checkpoint)} for checkpoint in config.known_checkpoints()] or [about]
+        except Exception as error:  # a third party's code may raise anything, and must not hide the other teachers
+            rows.append({**about, "error": mistake_of_a_plugin(error)})
     return rows
 
 
@@ -37,6 +43,7 @@ def render_teachers(rows: Sequence[Mapping[str, Any]]) -> str:
             lines += _table([HEADINGS, *(_cells(entry) for entry in known)])
             notes = {f"  {entry['checkpoint']}: {entry['note']}" for entry in known if entry["note"]}
             lines += sorted(notes)
+        lines += [f"  {entry['error']}" for entry in entries if "error" in entry]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,9 @@ from salt_toolkit.contracts import Masker
 from salt_toolkit.errors import PluginError
 from salt_toolkit.masking import masks_for, some_targets
 from salt_toolkit.seeding import generator_for
+
+SMALL = Grid(4, 6, 6)
+small_masks = partial(masks_for, num_tokens=SMALL.num_tokens)
 
 BUILDERS = {RandomConfig: build_random, TubeConfig: build_tube, MultiblockConfig: build_multiblock}
 
@@ -91,7 +96,7 @@ def test_blocks_have_vjepas_sizes(scale, area):
 @pytest.mark.parametrize("placement", ["wrap", "inside"])
 def test_one_block_over_everything_is_trimmed_to_the_ratio(placement, trim):
     config = MultiblockConfig(ratio=0.5, spatial_scale=(1.0, 1.0), aspect=(1.0, 1.0), placement=placement, trim=trim)
-    visible, target = build(config, Grid(4, 6, 6)).draw(generator_for("all"))
+    visible, target = build(config, SMALL).draw(generator_for("all"))
     assert visible.size == target.size == 72
     if trim == "first":
         assert np.array_equal(target, np.arange(72))
@@ -102,7 +107,7 @@ def test_one_block_over_everything_is_trimmed_to_the_ratio(placement, trim):
 
 def test_only_one_tube_is_ever_cut():
     # 0.74 of 144 tokens is 106, which is 26 tubes of 4 frames and 2 tokens.
-    masker = build(MultiblockConfig(ratio=0.74), Grid(4, 6, 6))
+    masker = build(MultiblockConfig(ratio=0.74), SMALL)
     for draw in range(100):
         _, target = masker.draw(generator_for(draw))
         hidden_frames = np.bincount(target % 36, minlength=36)
@@ -116,11 +121,11 @@ def test_only_one_tube_is_ever_cut():
     config=st.sampled_from([RandomConfig(), TubeConfig(), MultiblockConfig()]),
 )
 def test_a_mask_never_depends_on_the_batch(clip_ids, order, config):
-    masker = build(config, Grid(4, 6, 6))
-    alone = {clip_id: masks_for(masker, seed=7, epoch=3, clip_ids=[clip_id]) for clip_id in clip_ids}
+    masker = build(config, SMALL)
+    alone = {clip_id: small_masks(masker, seed=7, epoch=3, clip_ids=[clip_id]) for clip_id in clip_ids}
     shuffled = list(clip_ids)
     order.shuffle(shuffled)
-    together = masks_for(masker, seed=7, epoch=3, clip_ids=shuffled)
+    together = small_masks(masker, seed=7, epoch=3, clip_ids=shuffled)
     assert together.visible.device.type == "cpu"
     assert together.visible.dtype == together.target.dtype == torch.int64
     for row, clip_id in enumerate(shuffled):
@@ -129,22 +134,22 @@ def test_a_mask_never_depends_on_the_batch(clip_ids, order, config):
 
 
 def test_seed_epoch_and_clip_id_each_change_the_mask():
-    masker = build(MultiblockConfig(), Grid(4, 6, 6))
+    masker = build(MultiblockConfig(), SMALL)
     keys = [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
-    masks = [masks_for(masker, seed=seed, epoch=epoch, clip_ids=[clip_id]) for seed, epoch, clip_id in keys]
+    masks = [small_masks(masker, seed=seed, epoch=epoch, clip_ids=[clip_id]) for seed, epoch, clip_id in keys]
     assert len({tuple(mask.target[0].tolist()) for mask in masks}) == 4
 
 
 def test_the_number_of_a_mask_changes_it_and_the_first_is_the_usual_one():
-    masker = build(MultiblockConfig(), Grid(4, 6, 6))
-    usual, *others = (masks_for(masker, seed=0, epoch=0, clip_ids=["a"], number=number) for number in range(4))
-    assert torch.equal(usual.target, masks_for(masker, seed=0, epoch=0, clip_ids=["a"]).target)
+    masker = build(MultiblockConfig(), SMALL)
+    usual, *others = (small_masks(masker, seed=0, epoch=0, clip_ids=["a"], number=number) for number in range(4))
+    assert torch.equal(usual.target, small_masks(masker, seed=0, epoch=0, clip_ids=["a"]).target)
     assert len({tuple(mask.target[0].tolist()) for mask in (usual, *others)}) == 4
 
 
 def test_some_targets_hang_on_seed_epoch_clip_id_and_number():
     """Of the same hidden tokens, each key chooses others, as often as asked, and always the same."""
-    mask = masks_for(build(RandomConfig(), Grid(4, 6, 6)), seed=0, epoch=0, clip_ids=["a"])
+    mask = small_masks(build(RandomConfig(), SMALL), seed=0, epoch=0, clip_ids=["a"])
     keys = [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]
     chosen = []
     for seed, epoch, clip_id, number in keys:
@@ -161,19 +166,32 @@ def test_some_targets_hang_on_seed_epoch_clip_id_and_number():
 
 
 def test_an_empty_batch_has_empty_masks():
-    mask = masks_for(build(RandomConfig(), Grid(4, 6, 6)), seed=0, epoch=0, clip_ids=[])
+    mask = small_masks(build(RandomConfig(), SMALL), seed=0, epoch=0, clip_ids=[])
     assert mask.visible.shape == (0, 36)
     assert mask.target.shape == (0, 108)
     assert some_targets(mask, 5, seed=0, epoch=0, clip_ids=[]).target.shape == (0, 5)
 
 
-def test_a_masker_that_breaks_its_promise_is_named():
+@pytest.mark.parametrize(
+    ("visible", "target", "message"),
+    [
+        ([0], [1, 2, 3], r"gave 1 visible and 3 target tokens for clip 'a'"),
+        ([0, 1], [1, 2], "gave tokens that are visible and targets at once"),
+        ([0, 0], [1, 2], "gave visible tokens that do not ascend, or one of them twice"),
+        ([0, 1], [3, 2], "gave target tokens that do not ascend"),
+        ([0, 1], [2, 4], "gave target tokens from 2 to 4 of a grid of 4"),
+        ([-1, 0], [1, 2], "gave visible tokens from -1 to 0 of a grid of 4"),
+        ([0.0, 1.0], [2, 3], "gave tokens as float64 and int64"),
+    ],
+)
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_a_masker_that_breaks_its_promise_is_named(visible, target, message, kind):
     class Careless(Masker):
         def counts(self, ratio=None):
             return MaskCounts(visible=2, target=2)
 
         def draw(self, generator, ratio=None):
-            return np.array([0]), np.array([1, 2, 3])
+            return kind(visible), kind(target)
 
-    with pytest.raises(PluginError, match=r"Careless.draw\(\) gave 1 visible and 3 target tokens for clip 'a'"):
-        masks_for(Careless(), seed=0, epoch=0, clip_ids=["a"])
+    with pytest.raises(PluginError, match=rf"Careless\.draw\(\) {message}"):
+        masks_for(Careless(), num_tokens=4, seed=0, epoch=0, clip_ids=["a"])

@@ -138,7 +138,8 @@ class MaskedLatent(Method):
         """One mask for each clip, with the targets that are to be predicted."""
         key: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "clip_ids": clip_ids, "number": number}
         num_target = self.config.counts(self.masker.counts(ratio)).target
-        return some_targets(masks_for(self.masker, ratio=ratio, **key), num_target, **key)
+        num_tokens = self.student.token_spec.grid.num_tokens
+        return some_targets(masks_for(self.masker, num_tokens=num_tokens, ratio=ratio, **key), num_target, **key)
 
     def _by_mask(self, index: Int64[Tensor, "batch *masks token"]) -> Int64[Tensor, "batch masks token"]:
         """Indices of tokens by clip and mask, whether or not there are several masks."""

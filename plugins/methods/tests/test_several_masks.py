@@ -109,7 +109,9 @@ def test_targets_are_a_pure_choice_of_what_the_mask_hides(seed, epoch, clip_ids,
     target = found["target"].reshape(len(clip_ids), num_masks, kept)
     visible = found["visible"].reshape(len(clip_ids), num_masks, 4)
     for number in range(num_masks):
-        whole = masks_for(HalfMasker(), seed=seed, epoch=epoch, clip_ids=clip_ids, number=number)
+        whole = masks_for(
+            HalfMasker(), num_tokens=GRID.num_tokens, seed=seed, epoch=epoch, clip_ids=clip_ids, number=number
+        )
         assert torch.equal(visible[:, number], whole.visible)
         for row in range(len(clip_ids)):
             assert set(target[row, number].tolist()) <= set(whole.target[row].tolist())
