@@ -82,6 +82,28 @@ class StudentConfig(Config):
         """Licence and labels of the weights that it starts from; None where they are random."""
         return None
 
+    # What a later run asks whose teacher this student is, once it is trained.
+
+    def identity(self) -> Mapping[str, Any]:
+        """Plain values that, with the trained weights, decide the tokens of a clip; by default, every setting.
+
+        A config leaves out what matters in training alone: equal students have equal identities.
+        """
+        return self.model_dump(mode="json")
+
+    def structure(self, num_layers: int | None = None) -> StudentConfig:
+        """The config of the same student without what it starts from, to be given trained weights; it needs no file.
+
+        Args:
+            num_layers: How many blocks to keep, of `teachable_layers`; None keeps the whole student. What is left
+                has some of its weights, under the same names.
+        """
+        return self
+
+    def teachable_layers(self) -> int:
+        """Blocks whose tokens the built student gives (`contracts.Student.tokens_after`); 0: only its last tokens."""
+        return 0
+
 
 class PredictorConfig(Config):
     """Base of predictors' configs."""

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from salt_toolkit.errors import PluginError
 from salt_toolkit.geometry import MaskCounts, TokenSpec
 
 
@@ -160,6 +161,18 @@ class Student(nn.Module, ABC):
         self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None = None
     ) -> Float[Tensor, "batch visible dim"]:
         """Encodes the visible tokens, in the order given; None means all of them, in grid order."""
+
+    def tokens_after(self, batch: ClipBatch, layers: Sequence[int]) -> list[Float[Tensor, "batch token dim"]]:
+        """The tokens of whole clips had the student ended after each of these blocks, its last norm included.
+
+        Only asked of students whose config has `StudentConfig.teachable_layers`.
+
+        Args:
+            batch: Whole clips.
+            layers: Numbers of blocks, the first of which is 1. After the last block the tokens are those of `forward`.
+        """
+        name = type(self).__name__
+        raise PluginError(f"{name} does not answer tokens_after(), though its config says so; report it to its authors")
 
 
 class Predictor(nn.Module, ABC):

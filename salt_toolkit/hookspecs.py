@@ -53,7 +53,8 @@ def salt_teachers() -> Iterable[Component]:
 def salt_students() -> Iterable[Component]:
     """Encoders to be trained; they see the visible tokens only.
 
-    Config: a `StudentConfig` (``token_spec``, ``cost``, ``missing``).
+    Config: a `StudentConfig` (``token_spec``, ``cost``, ``missing``; and for a later run that learns from it,
+    ``identity``, ``structure``, ``teachable_layers``).
     Build: ``build(config, *, clip: ClipSpec) -> contracts.Student``.
     """
     raise AssertionError

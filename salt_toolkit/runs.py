@@ -14,13 +14,20 @@ last.safetensors      with train.ema: its weights after the last step, where stu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from salt_toolkit.errors import MissingArtifact, RunError
-from salt_toolkit.recipe import Recipe, load_recipe
+from salt_toolkit.cards import ModelCard
+from salt_toolkit.errors import CheckpointError, MissingArtifact
+from salt_toolkit.recipe import Recipe, Selected, load_recipe
 from salt_toolkit.registry import discover
+from salt_toolkit.teaching.headers import PREFIXES, first_line, strip_prefixes, tensor_shapes, torn
+from salt_toolkit.teaching.whole import looks_like
 
 if TYPE_CHECKING:
     from salt_toolkit.contracts import Student
@@ -107,24 +114,87 @@ def run_recipe(directory: str | Path) -> Recipe:
     return load_recipe(_recipe_file(directory), discover())
 
 
-def load_student(directory: str | Path) -> Student:
-    """The trained student of a complete run, on the CPU, in evaluation mode.
+def read_environment(directory: str | Path) -> dict[str, Any]:
+    """What ``environment.json`` of a run says; nothing where it is missing or damaged."""
+    try:
+        found = json.loads(RunDirectory(Path(directory)).environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def stored_cards(directory: str | Path) -> list[ModelCard | None] | None:
+    """Licence and labels of the weights that a run has come from, its teachers' and its student's first ones.
+
+    They are as they were known when the run was made. None for a weightless teacher or a student that began with
+    random weights; None instead of the list where the run did not write them down.
+    """
+    cards = read_environment(directory).get("cards")
+    if not isinstance(cards, dict):
+        return None
+    return [ModelCard(**card) if card else None for card in cards.values()]
+
+
+def student_layout(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What tells students of different make apart: a digest of their weights' names and shapes."""
+    named = strip_prefixes({key: list(shape) for key, shape in shapes.items()}, PREFIXES)  # as `tensor_shapes` does
+    return "sha256:" + hashlib.sha256(json.dumps(sorted(named.items())).encode()).hexdigest()
+
+
+def check_student(directory: str | Path) -> None:
+    """Proves by its file's header that a complete run's student is whole, and of the run's own make.
 
     Raises:
         MissingArtifact: There is no run in that directory, or it has not finished.
-        RunError: The saved weights are not those of the run's student.
+        CheckpointError: The file is torn, or holds the weights of another student.
+    """
+    weights, recipe = find_student(directory), run_recipe(directory)
+    shapes = tensor_shapes(weights)
+    trained = read_environment(directory).get("student_layout")
+    if trained is None:  # a run of an earlier version: at least its parameters have to be there
+        cost = recipe.student.config.cost(recipe.clip, 1) if recipe.student else None
+        other = cost is not None and sum(math.prod(shape) for shape in shapes.values()) < cost.parameters
+    else:
+        other = trained != student_layout(shapes)
+    if other:
+        raise CheckpointError(
+            f"{weights} holds another student than the one that its run has trained: put that one back, or name "
+            f"another run. {looks_like(shapes)}"
+        )
+
+
+def load_student(directory: str | Path, *, num_layers: int | None = None) -> Student:
+    """The trained student of a complete run, on the CPU, in evaluation mode.
+
+    Nothing but the run's own files is needed, whatever weights the student began with.
+
+    Args:
+        directory: Of the run.
+        num_layers: Leave out the blocks after so many, of `StudentConfig.teachable_layers`; None keeps all.
+
+    Raises:
+        MissingArtifact: There is no run in that directory, or it has not finished.
+        CheckpointError: The saved weights are torn, or not those of the run's student.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from salt_toolkit.assemble import build_student
+    from salt_toolkit.teaching.loading import load_whole
 
-    weights = find_student(directory)
-    student = build_student(run_recipe(directory))
+    weights, recipe = find_student(directory), run_recipe(directory)
+    section = recipe.student
+    structure = Selected(section.provided, section.config.structure(num_layers)) if section else None
+    student = build_student(replace(recipe, student=structure))
+    tensor_shapes(weights)  # a torn file fails here, in a sentence
     try:
-        student.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
-        raise RunError(f"{weights} does not hold the weights of its run's student: {error}") from error
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise CheckpointError(torn(weights, first_line(error))) from error
+    if num_layers is not None:
+        kept = student.state_dict().keys()
+        tensors = {key: tensor for key, tensor in tensors.items() if key in kept}
+    load_whole(student, tensors, what="its run's student", name=str(weights))
     return student.eval()
 
 

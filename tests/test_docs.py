@@ -24,7 +24,7 @@ from salt_toolkit.cli import app
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.recipe.load import CORE_SECTIONS, OPTIONAL_SECTIONS
 from salt_toolkit.registry import Registry
-from salt_toolkit.train.start import FREE_KEYS
+from salt_toolkit.train.earlier import FREE_KEYS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -314,3 +314,20 @@ def test_a_start_that_failed_can_be_mended_with_the_same_name(recipe, tmp_path):
     with pytest.raises(SaltError, match="nowhere"):
         run_recipe(recipe(f"dataset.root={tmp_path / 'nowhere'}", "masker.ratio=0.25"))
     assert run_recipe(recipe()).step == 12
+
+
+@pytest.mark.parametrize("text", ["[run", "", None])
+def test_a_run_whose_recipe_is_damaged_is_not_taken_for_another(small_recipe, text):
+    recipe = small_recipe("train.max_steps=2")
+    run_recipe(recipe)
+    file = RunDirectory.of(recipe).recipe
+    file.unlink() if text is None else file.write_text(text)
+    with pytest.raises(RunError, match=r"recipe\.toml cannot be read|holds a run of another recipe"):
+        run_recipe(recipe)
+
+
+def test_a_recipe_that_cannot_work_starts_nothing(small_recipe):
+    recipe = small_recipe("schedules.lr.use=constant", "schedules.lr.value=-0.5")
+    with pytest.raises(RunError, match=r"the recipe cannot work:\n  schedules\.lr: is -0\.5 at step 0"):
+        run_recipe(recipe)
+    assert not RunDirectory.of(recipe).path.exists()

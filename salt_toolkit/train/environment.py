@@ -7,14 +7,16 @@ import os
 import platform
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import nn
 
-from salt_toolkit.errors import MissingArtifact
+from salt_toolkit.cards import ModelCard
+from salt_toolkit.component import StudentConfig, TeacherConfig
+from salt_toolkit.errors import MissingArtifact, SaltError
 from salt_toolkit.recipe import Recipe, Teaching
 from salt_toolkit.teaching.identity import identify
 
@@ -84,9 +86,29 @@ def describe_environment(recipe: Recipe, machine: Machine) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "teachers": {teaching.name: _fingerprint(recipe, teaching) for teaching in recipe.teachings()},
+        "teachers": fingerprints(recipe),
+        "cards": cards(recipe),
         "components": {key: str(selected.provided) for key, selected in recipe.selected().items()},
     }
+
+
+def fingerprints(recipe: Recipe) -> dict[str, str | None]:
+    """Who the teachers are, by name; None for one whose weights are not here (yet)."""
+    return {teaching.name: _fingerprint(recipe, teaching) for teaching in recipe.teachings()}
+
+
+def cards(recipe: Recipe) -> dict[str, dict[str, str] | None]:
+    """Licence and labels of all weights that the run comes from, by the recipe's key; None for what has no weights."""
+    found = {teaching.key: _card(teaching.teacher.config) for teaching in recipe.teachings()}
+    return {**found, "student": _card(recipe.student.config)} if recipe.student else found
+
+
+def _card(config: TeacherConfig | StudentConfig) -> dict[str, str] | None:
+    try:
+        card = config.card()
+    except SaltError:  # whoever needs the weights will say why
+        card = ModelCard()
+    return asdict(card) if card else None
 
 
 def _fingerprint(recipe: Recipe, teaching: Teaching) -> str | None:

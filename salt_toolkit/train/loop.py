@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from salt_toolkit.assemble import build_schedules
-from salt_toolkit.contracts import ClipBatch, Schedule
+from salt_toolkit.contracts import ClipBatch, Method, Schedule
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import Place
 from salt_toolkit.errors import RunError
@@ -67,6 +67,8 @@ def train(
     progress: Progress,
     found: Checkpoint | None,
     max_hours: float | None = None,
+    *,
+    built: Callable[[Method], None],
 ) -> Outcome:
     """Trains a recipe from a checkpoint, or from the beginning, to its end.
 
@@ -77,6 +79,7 @@ def train(
         progress: Told about every logged line.
         found: Where to go on from; None begins anew.
         max_hours: Stop after so long; the next call goes on.
+        built: Called by every process before the first step, when all weights are here.
 
     Raises:
         SaltError: The data, the run directory, the numbers or the memory do not allow to go on.
@@ -84,6 +87,7 @@ def train(
     try:
         with StopRequests(max_hours) as requests:
             trainer = _Trainer(recipe, machine, processes, progress, found)
+            built(trainer.method)
             with trainer.metrics, trainer.skipped, trainer.batches() as batches:
                 stopped_by = trainer.run_steps(iter(batches), requests)
                 return trainer.finish(stopped_by)

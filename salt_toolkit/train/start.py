@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import re
 import time
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from salt_toolkit.check import check_recipe
-from salt_toolkit.errors import RunError, SaltError
+from salt_toolkit.contracts import Method
+from salt_toolkit.errors import RunError
 from salt_toolkit.files import write_json, write_text
-from salt_toolkit.recipe import Recipe, load_recipe
-from salt_toolkit.registry import discover
-from salt_toolkit.runs import RunDirectory
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.runs import RunDirectory, student_layout
 from salt_toolkit.train.checkpoint import Checkpoint, newest, paths, remove_after
+from salt_toolkit.train.earlier import changes_since, complete_environment, first_cards, same_teachers
 from salt_toolkit.train.environment import Machine, describe_environment
 from salt_toolkit.train.loop import Outcome, train
 from salt_toolkit.train.metrics import writing
 from salt_toolkit.train.processes import Processes
 from salt_toolkit.train.progress import Progress
-
-FREE_KEYS = {
-    "cache.dir",
-    "cache.local_gb",
-    "cache.shard_mb",
-    "dataset.local_gb",
-    "dataset.root",
-    "loader.max_bad_fraction",
-    "loader.prefetch",
-    "loader.ram_cache_mb",
-    "loader.workers",
-    "run.dir",
-    "teacher.path",
-    "train.checkpoint_every",
-    "train.cudnn_benchmark",
-    "train.compile",
-    "train.keep_checkpoints",
-    "train.keep_every",
-    "train.log_every",
-    "train.max_skipped_steps",
-    "train.parallel",
-    "train.tf32",
-}
-"""Keys that change nothing that is computed, rounding aside (the data and the teacher may have moved).
-
-A resumed run may change them. One of several teachers counts like the only one: ``teachers.motion.path`` is free, too.
-"""
 
 
 def run_recipe(recipe: Recipe, *, restart: bool = False, max_hours: float | None = None) -> Outcome | None:
@@ -111,12 +81,21 @@ def _run(
         progress.say(f"{directory.path} on {machine.describe()}{together}")
         for sentence in beginning.told:
             progress.say(sentence)
-        return train(recipe, machine, processes, progress, found, max_hours)
+
+        def built(method: Method) -> None:
+            layout = student_layout({key: tuple(value.shape) for key, value in method.student.state_dict().items()})
+            processes.decided(lambda: complete_environment(recipe, directory, layout))
+
+        return train(recipe, machine, processes, progress, found, max_hours, built=built)
 
 
 def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib.ExitStack) -> _Beginning:
     """Looks at the run directory, and makes it ready; ``stack`` gets the lock on it."""
     directory = RunDirectory.of(recipe)
+    report = check_recipe(recipe)
+    if report.has("error"):
+        errors = [str(finding) for finding in report.findings if finding.severity == "error"]
+        raise RunError("the recipe cannot work:\n" + "\n".join(f"  {error}" for error in errors))
     told: list[str] = []
     with writing(directory.path):
         if restart and directory.path.exists():
@@ -128,12 +107,13 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         found = newest(directory.checkpoints, told.append)
         changed: list[str] = []
         if found is not None or directory.student.exists():
-            changed = _refuse_other_recipe(recipe, directory)
+            changed = changes_since(recipe, directory)
         if directory.student.exists():
             return _Beginning(complete=True)
         environment = describe_environment(recipe, machine)
         if found is not None:
-            environment["teachers"] = _same_teachers(directory, environment["teachers"])
+            environment["teachers"] = same_teachers(directory, environment["teachers"])
+            environment["cards"] = first_cards(directory, environment["cards"])
             remove_after(directory.checkpoints, found.step)
         else:
             _refuse_damage(directory, told)
@@ -144,8 +124,7 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         write_json(directory.environment, environment)
     told += [f"note: {note}" for note in environment["notes"]]
     told += [f"note: changed since the run began: {line}" for line in changed]
-    warnings = [finding for finding in check_recipe(recipe).findings if finding.severity == "warning"]
-    told += [f"warning: {finding.key}: {finding.message}. {finding.fix}" for finding in warnings]
+    told += [f"warning: {finding}" for finding in report.findings if finding.severity == "warning"]
     return _Beginning(complete=False, checkpoint=found, told=tuple(told))
 
 
@@ -176,70 +155,3 @@ def _refuse_damage(directory: RunDirectory, told: Sequence[str]) -> None:
             f"none of the checkpoints in {directory.checkpoints} is whole: {'; '.join(told)}. "
             "Bring one back, or begin anew with --restart."
         )
-
-
-def _refuse_other_recipe(recipe: Recipe, directory: RunDirectory) -> list[str]:
-    """Compares with the recipe that the run began with.
-
-    Returns:
-        The changes that may be made.
-
-    Raises:
-        RunError: There are others.
-    """
-    earlier = dict(_leaves(tomllib.loads(_with_every_key(directory.recipe))))
-    # Through TOML and back, so that both sides have the same plain types.
-    present = dict(_leaves(tomllib.loads(recipe.to_toml())))
-    changed = [key for key in sorted(earlier.keys() | present.keys()) if earlier.get(key) != present.get(key)]
-    lines = {key: f"{key}: was {_shown(earlier, key)}, now {_shown(present, key)}" for key in changed}
-    free = [key for key in changed if re.sub(r"^teachers\.\w+\.", "teacher.", key) in FREE_KEYS]
-    if len(free) < len(changed):
-        told = "\n".join(f"  {line}{' (safe to change)' if key in free else ''}" for key, line in lines.items())
-        raise RunError(
-            f"{directory.path} holds a run of another recipe:\n{told}\n"
-            "Give this one another name (--set run.name=...), or set the old one aside with --restart."
-        )
-    return [lines[key] for key in free]
-
-
-def _same_teachers(directory: RunDirectory, present: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The teachers' fingerprints, those that are unknown now from the run's beginning.
-
-    Raises:
-        RunError: A file of the same name holds other weights by now.
-    """
-    try:
-        earlier = json.loads(directory.environment.read_text(encoding="utf-8")).get("teachers", {})
-    except (OSError, ValueError):
-        return dict(present)
-    changed = [name for name, found in present.items() if found and earlier.get(name) not in (found, None)]
-    if changed:
-        told = "; ".join(f"{name} had the fingerprint {earlier[name]}, and has {present[name]} now" for name in changed)
-        raise RunError(
-            f"{directory.path} began with other teachers: {told}. Bring those back, or begin anew with --restart."
-        )
-    return {name: found or earlier.get(name) for name, found in present.items()}
-
-
-def _with_every_key(path: Path) -> str:
-    """A run's recipe with the defaults of keys that are newer than the run; as it stands, if it is no longer valid."""
-    try:
-        return load_recipe(path, discover()).to_toml()
-    except SaltError:
-        return path.read_text(encoding="utf-8")
-
-
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if not prefix and name == "teachers":
-            # By name; their order is a leaf of its own, for it is that of the predictor's heads.
-            yield name, [teacher["name"] for teacher in value]
-            value = {teacher["name"]: teacher for teacher in value}
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "absent"

@@ -10,58 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from salt_teachers import build_pixels, build_run
 from salt_teachers.config import PixelsConfig, RunConfig
+from teaching_runs import CLIP, RECIPE
 
-from salt_toolkit import ClipSpec, MissingArtifact, ModelCard
+from salt_toolkit import CheckpointError, ClipSpec, MissingArtifact, ModelCard
 from salt_toolkit.assemble import build_teachers
 from salt_toolkit.contracts import ClipBatch
-from salt_toolkit.errors import RunError
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.runs import load_student
 from salt_toolkit.teaching.alignment import fit_clip
 from salt_toolkit.teaching.identity import identify
 from salt_toolkit.testing import TeacherContract, random_batch
 from salt_toolkit.train.start import run_recipe
-
-CLIP = ClipSpec(frames=4, stride=1, size=16)
-
-RECIPE = """
-[run]
-name = "first"
-[clip]
-frames = 4
-stride = 1
-size = 16
-[dataset]
-use = "toy_squares"
-[teacher]
-use = "pixels"
-patch = 8
-[student]
-use = "timm_vit"
-model = "vit_tiny_patch16_224"
-dim = 24
-depth = 1
-heads = 3
-patch = 8
-[predictor]
-use = "transformer"
-dim = 24
-depth = 1
-heads = 2
-[masker]
-use = "random"
-ratio = 0.5
-[objective]
-use = "mse"
-[schedules.lr]
-use = "constant"
-value = 1e-3
-[train]
-max_steps = 2
-batch_size = 4
-"""
 
 
 class TestPixels(TeacherContract):
@@ -91,15 +52,6 @@ def test_a_plain_clip_stays_finite():
     batch.tensors["clip"].fill_(77)
     for norm in ("none", "tubelet", "clip"):
         assert torch.isfinite(build_pixels(PixelsConfig(patch=8, norm=norm), clip=CLIP)(batch)).all()
-
-
-@pytest.fixture(scope="module")
-def first_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    (folder / "first.toml").write_text(RECIPE)
-    recipe = load_recipe(folder / "first.toml", discover(), [f"run.dir={folder}"])
-    run_recipe(recipe)
-    return RunDirectory.of(recipe).path
 
 
 def test_an_earlier_run_teaches_with_its_students_tokens(first_run):
@@ -285,5 +237,5 @@ def test_truncated_weights_are_one_sentence(first_run, tmp_path):
     (broken / "recipe.toml").write_text((first_run / "recipe.toml").read_text())
     weights = (first_run / "student.safetensors").read_bytes()
     (broken / "student.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(RunError, match="does not hold the weights"):
+    with pytest.raises(CheckpointError, match=r"student.safetensors is torn or no checkpoint \(it has \d+ bytes"):
         load_student(broken)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from salt_toolkit import (
     ClipSpec,
@@ -62,6 +62,7 @@ class TimmViTConfig(StudentConfig):
     grad_checkpointing: bool = Field(
         False, description="Compute activations twice instead of keeping them: less memory, a third slower."
     )
+    _is_structure: bool = PrivateAttr(default=False)
 
     @field_validator("model")
     @classmethod
@@ -118,13 +119,23 @@ class TimmViTConfig(StudentConfig):
         tag = tag or next(iter(repositories))
         return f"{name}.{tag}", repositories[tag]
 
+    @property
+    def timm_name(self) -> str:
+        """The model's name in timm; the tag of weights that it starts from decides how pixels are normalised."""
+        return self.weights[0] if self.pretrained else self.model
+
+    @property
+    def loads_weights(self) -> bool:
+        """Whether building it takes pre-trained weights."""
+        return self.pretrained and not self._is_structure
+
     def cached_weights(self) -> Path | None:
         """The file of the pre-trained weights in the hub's cache on this machine; None if it is not there."""
         return cached_weights(self.weights[1])
 
     def missing(self) -> Sequence[MissingArtifact]:
         """The pre-trained weights, where the recipe wants them and the hub's cache has none."""
-        if not self.pretrained or self.cached_weights() is not None:
+        if not self.loads_weights or self.cached_weights() is not None:
             return ()
         return [missing_weights(*self.weights, FROM_SCRATCH)]
 
@@ -136,6 +147,21 @@ class TimmViTConfig(StudentConfig):
         if name not in architectures():
             return ModelCard()  # a student that cannot be an image teacher, such as RADIO's
         return published_weights(name)[tag].card
+
+    def identity(self) -> Mapping[str, Any]:
+        """What decides its tokens: model (with the tag that timm takes where none is named), tubelets and sizes."""
+        name = self.weights[0] if self._row["weights"] else self.model
+        return {"model": name, "tubelet": self.tubelet, **self.sizes}
+
+    def structure(self, num_layers: int | None = None) -> TimmViTConfig:
+        """The same model and normalisation, with random weights; see `StudentConfig`."""
+        copy = self.model_copy(update={} if num_layers is None else {"depth": num_layers})
+        copy._is_structure = True
+        return copy
+
+    def teachable_layers(self) -> int:
+        """All its blocks."""
+        return self.sizes["depth"]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -183,6 +209,15 @@ class TransformerPredictorConfig(PredictorConfig):
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerPredictorConfig:
         check_heads(self.dim, self.heads)
+        return self
+
+    @model_validator(mode="after")
+    def _mlps_have_a_width(self) -> TransformerPredictorConfig:
+        if self.mlp_dim < 1:
+            raise ValueError(
+                f"mlp_ratio = {self.mlp_ratio} leaves MLPs of no width at dim = {self.dim}; "
+                f"choose at least 1 / {self.dim}; 4 is usual"
+            )
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -72,7 +73,7 @@ class TimmViT(Student):
         self.blocks = model.blocks
         self.norm = last_norm(model)
         self.grad_checkpointing = config.grad_checkpointing
-        if config.pretrained:
+        if config.loads_weights:
             self._inflate(model)
         else:
             self.apply(initialise)
@@ -81,10 +82,26 @@ class TimmViT(Student):
         self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None = None
     ) -> Float[Tensor, "batch visible dim"]:
         """Encodes the visible tokens; None means all."""
+        tokens = self._embedded(batch, visible)
+        return self.norm(run_blocks(self.blocks, tokens, self.grad_checkpointing and self.training))
+
+    def tokens_after(self, batch: ClipBatch, layers: Sequence[int]) -> list[Float[Tensor, "batch token dim"]]:
+        """The tokens after some blocks, each behind the last norm; blocks behind the last of these do not run."""
+        tokens = self._embedded(batch, None)
+        found: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks[: max(layers)], start=1):
+            tokens = block(tokens)
+            if number in layers:
+                found[number] = self.norm(tokens)
+        return [found[number] for number in layers]
+
+    def _embedded(
+        self, batch: ClipBatch, visible: Int64[Tensor, "batch visible"] | None
+    ) -> Float[Tensor, "batch visible dim"]:
+        """What goes into the first block."""
         tokens = self.embed(batch.clip, visible)
         positions = self.positions.expand(tokens.shape[0], -1, -1)
-        tokens = tokens + (positions if visible is None else gather_tokens(positions, visible))
-        return self.norm(run_blocks(self.blocks, self.norm_pre(tokens), self.grad_checkpointing and self.training))
+        return self.norm_pre(tokens + (positions if visible is None else gather_tokens(positions, visible)))
 
     @torch.no_grad()
     def _inflate(self, model: VisionTransformer) -> None:
@@ -131,13 +148,13 @@ def run_blocks(
 
 
 def _create(config: TimmViTConfig) -> VisionTransformer:
-    if config.pretrained:
+    if config.loads_weights:
         return _load(config)
     names = {"dim": "embed_dim", "depth": "depth", "heads": "num_heads", "patch": "patch_size"}
     changes: dict[str, Any] = {
         theirs: getattr(config, ours) for ours, theirs in names.items() if getattr(config, ours) is not None
     }
-    model = timm.create_model(config.model, num_classes=0, drop_path_rate=config.drop_path, **changes)
+    model = timm.create_model(config.timm_name, num_classes=0, drop_path_rate=config.drop_path, **changes)
     assert isinstance(model, VisionTransformer)  # as every model of the table
     return model
 

@@ -165,6 +165,16 @@ def test_the_predictors_heads_must_divide_its_width():
         TransformerPredictorConfig(heads=7)
 
 
+def test_the_predictors_mlps_have_a_width():
+    with pytest.raises(ValidationError, match=r"mlp_ratio = 0.001 leaves MLPs of no width at dim = 384; choose"):
+        TransformerPredictorConfig(mlp_ratio=0.001)
+    spec = TokenSpec(Grid(1, 2, 2), 24)
+    narrowest = TransformerPredictorConfig(dim=16, depth=1, heads=2, mlp_ratio=1 / 16)
+    predictor = build_transformer(narrowest, student=spec, teacher=spec)
+    cost = narrowest.cost(spec, spec, MaskCounts(visible=1, target=3))
+    assert sum(parameter.numel() for parameter in predictor.parameters()) == cost.parameters
+
+
 def test_only_its_place_tells_one_target_from_another():
     spec = TokenSpec(Grid(2, 4, 4), 24)
     torch.manual_seed(0)
