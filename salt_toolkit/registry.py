@@ -8,9 +8,11 @@ on the order of installation, and two providers of one name are an error that na
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -204,7 +206,9 @@ def _load_all(found: Iterable[_Found]) -> list[Plugin]:
 
 def _load(found: _Found) -> Plugin:
     try:
-        return replace(found.plugin, components=_collect(found.load()))
+        # What a stranger prints must not get among what the command says, which a program may read.
+        with redirect_stdout(sys.stderr):
+            return replace(found.plugin, components=_collect(found.load()))
     except PluginError as error:
         return replace(found.plugin, error=str(error))
     except (Exception, SystemExit) as error:  # whatever a stranger's code does stays with that plugin

@@ -359,3 +359,64 @@ def test_a_plugin_that_imports_torch_at_once_is_found(tmp_path, monkeypatch):
     kit.plugin, kit.section = "hasty_plugin", {"use": "hasty"}
     with pytest.raises(testing.ContractBroken, match="at import came torch"):
         kit.test_the_config_answers_without_heavy_imports()
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "question", "kit"),
+    [
+        ("teacher", "ProjectionConfig", "token_spec", testing.TeacherContract),
+        ("teacher", "ProjectionConfig", "cost", testing.TeacherContract),
+        ("teacher", "ProjectionConfig", "identity", testing.TeacherContract),
+        ("teacher", "ProjectionConfig", "card", testing.TeacherContract),
+        ("teacher", "ProjectionConfig", "known_checkpoints", testing.TeacherContract),
+        ("student", "MixerConfig", "cost", testing.StudentContract),
+        ("student", "MixerConfig", "identity", testing.StudentContract),
+        ("predictor", "RegressorConfig", "cost", testing.PredictorContract),
+        ("masker", "WindowConfig", "counts", testing.MaskerContract),
+        ("dataset", "SquaresConfig", "num_clips", testing.DatasetContract),
+        ("objective", "LogCoshConfig", "check", testing.ObjectiveContract),
+        ("method", "DenseConfig", "counts", DenseKit),
+        ("method", "DenseConfig", "passes", DenseKit),
+        ("method", "DenseConfig", "without_effect", DenseKit),
+        ("masker", "WindowConfig", "missing", testing.MaskerContract),
+        ("schedule", "DecayConfig", "build", testing.ScheduleContract),
+    ],
+)
+def test_an_answer_that_imports_a_heavy_library_is_found(tmp_path, monkeypatch, kind, base, question, kit):
+    (tmp_path / "decord.py").write_text("")  # the real one takes a second
+    (tmp_path / f"slow_{kind}_{question}.py").write_text(
+        f"""
+from salt_toy.config import {base} as Base
+from salt_toolkit import Component, hookimpl
+
+class Config(Base):
+    @classmethod
+    def known_checkpoints(cls):
+        return ()
+
+def build(config, **context):
+    return lambda step: float(step)
+
+def heavy(*arguments, **keywords):
+    import decord
+    return honest(*arguments, **keywords)
+
+if "{question}" == "build":
+    honest, build = build, heavy
+else:
+    honest = getattr(Config, "{question}")
+    setattr(Config, "{question}", staticmethod(heavy) if "{question}" == "known_checkpoints" else heavy)
+
+@hookimpl
+def salt_{kind}s():
+    print("Good morning!")
+    yield Component("slow", Config, build, "Slow.")
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    slow = kit()
+    slow.plugin, slow.section = f"slow_{kind}_{question}", {"use": "slow"}
+    if kind == "schedule":
+        slow.section |= {"start": 1.0, "end": 0.1}
+    with pytest.raises(testing.ContractBroken, match=rf"for `salt check`; at {question}\(\) came decord"):
+        slow.test_the_config_answers_without_heavy_imports()

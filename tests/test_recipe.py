@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from datetime import date
+from types import ModuleType
 
 import jsonschema
 import pytest
+from pydantic import Field, model_validator
 
+from salt_toolkit import Component, GeometryError, MaskerConfig, hookimpl
 from salt_toolkit.errors import RecipeError
 from salt_toolkit.recipe import load_recipe, recipe_schema
+from salt_toolkit.recipe.section import read_section
+from salt_toolkit.registry import Registry
 
 SMALL = """
 [run]
@@ -123,18 +130,116 @@ def test_all_problems_come_at_once_with_file_line_and_the_nearest_name(load):
         ("value = 1e-3", "value = 2026-01-01", "schedules.lr.value: found"),
         ("[schedules.lr]", "[schedules.lrr]", "schedules.lr: missing"),
         ('[run]\nname = "small"', "", "run.name: missing (Name of the run"),
-        ('name = "small"', 'name = "a/b"', 'run.name: found "a/b"; String should match pattern'),
+        ('name = "small"', 'name = "a/b"', 'run.name: found "a/b"; expected letters, digits, dots, underscores and'),
+        ('name = "small"', 'name = "a\\n"', 'run.name: found "a\\n"; expected letters'),
+        ('name = "small"', "name = 2024-01-01", "run.name: found the date 2024-01-01; expected a valid string"),
+        ("frames = 8", "frames = 2024-01-01", "clip.frames: found the date 2024-01-01; expected a valid integer"),
+        ("ratio = 0.75", "ratio = 2024-01-01T10:00:00", "masker.ratio: found the date and time 2024-01-01 10:00:00;"),
+        ("ratio = 0.75", "ratio = 10:00:00", "masker.ratio: found the time 10:00:00; expected a valid number"),
+        ("ratio = 0.75", "ratoi = 2024-01-01", "masker.ratoi: unknown key; did you mean 'ratio'?"),
+        (
+            "size = 32",
+            "crop_scale = [0.5, 2024-01-01]",
+            "clip.crop_scale.1: found the date 2024-01-01; expected a valid",
+        ),
+        ('use = "mse"', "use = 2024-01-01", "objective.use: found the date 2024-01-01; [objective] needs use"),
+        ("[run]", "train = 2024-01-01\n[run]", "train: found the date 2024-01-01; expected a section, [train]"),
         ("heads = 2", "heads = 5", "heads = 5"),
         ("[run]", "train = 3\n[run]", "train: found 3; expected a section, [train]"),
+        (
+            "size = 32",
+            "crop_scale = [0.1, 0.2, 0.3]",
+            "clip.crop_scale: found [0.1, 0.2, 0.3]; expected at most 2",
+        ),
         ('use = "mse"', "", "objective.use: missing; [objective] needs use = one of:"),
         ('use = "mse"', "use = 3", "objective.use: found 3"),
     ],
 )
 def test_each_mistake_has_its_sentence(load, old, new, message):
     text = SMALL.replace(old, new)
-    if new.startswith("train = 3"):
+    if new.startswith("train = "):
         text = text[: text.index("[train]")]
     assert message in "\n".join(problems(load, text))
+
+
+def test_a_date_is_no_value_even_where_anything_goes():
+    """Some settings of a plugin may take any table; a date is told all the same."""
+
+    class Anything(MaskerConfig):
+        table: dict[str, int] = Field({}, description="Any table.")
+
+    config, faults = read_section({"table": date(2024, 1, 1)}, Anything)
+    assert config is None
+    assert [(fault.place, fault.message) for fault in faults] == [
+        (("table",), "found the date 2024-01-01; expected a value that is no date or time")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        (
+            {"dim = 32": "modl = 1", "heads = 2": "heads = 5"},
+            ["predictor.modl: unknown key", "predictor: dim = 384 is not a multiple of heads = 5"],
+        ),
+        (
+            {"max_steps = 10": "max_steps = 10\n[optimizer]\nbetas = [0.9, 2.0]\neps = 0"},
+            ["optimizer.eps: found 0", "optimizer: betas must lie in 0 <= beta < 1, found [0.9, 2.0]"],
+        ),
+        # What a rule says of a wrong key's default would be of no use.
+        ({"max_steps = 10": "max_steps = 0"}, ["train.max_steps: found 0"]),
+        ({"dim = 32": 'dim = "32"', "heads = 2": "heads = 5"}, ['predictor.dim: found "32"']),
+        ({"depth = 1": "", "dim = 32": "dim = 0"}, ["predictor.dim: found 0"]),
+    ],
+)
+def test_a_rule_between_keys_speaks_while_another_key_is_wrong(load, changes, messages):
+    text = SMALL
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    found = [problem.partition("toml:")[2].partition(": ")[2] for problem in problems(load, text)]
+    assert len(found) == len(messages)
+    for problem, message in zip(found, messages, strict=True):
+        assert problem.startswith(message)
+
+
+def careless(registry):
+    """The registry's plugins, and one with validators that fail in ways of their own."""
+
+    class Careless(MaskerConfig):
+        ratio: float = Field(0.5, description="Share of tokens.")
+        width: int = Field(1, description="In tokens.")
+
+        @model_validator(mode="after")
+        def _typo(self):
+            if self.ratio > 0.9:
+                raise GeometryError("ratio is above 0.9; lower it")
+            return raito  # noqa: F821
+
+    module = ModuleType("careless_one")
+    module.salt_maskers = hookimpl(lambda: [Component("careless", Careless, print, "Careless.")])
+    (plugin,) = Registry.from_modules({"hand": module}).plugins
+    return Registry([*registry.plugins, plugin])
+
+
+def test_a_plugins_own_mistake_is_told_as_such_beside_the_recipes(tmp_path, registry):
+    text = SMALL.replace('use = "random"', 'use = "careless"').replace('use = "mse"', 'use = "msee"')
+    (tmp_path / "recipe.toml").write_text(text)
+
+    def found(*overrides):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(tmp_path / "recipe.toml", careless(registry), overrides)
+        return [str(problem).partition("recipe.toml:")[2] for problem in caught.value.problems]
+
+    line = text.splitlines().index("[masker]") + 1
+    start = f"{line}: masker: masker 'careless' from module careless_one (plugin hand): the plugin made a mistake"
+    first, second = found()
+    assert first.startswith(f"{start}, not the recipe: NameError: name 'raito' is not defined (")
+    assert re.search(r"test_recipe\.py, line \d+\); tell its authors$", first)
+    assert "objective.use: no objective is called 'msee'" in second
+    # What a plugin means to say of the recipe is no mistake of its own.
+    assert found("masker.ratio=0.95")[0] == f"{line}: masker: ratio is above 0.9; lower it"
+    # And neither hides what else is wrong.
+    assert len(found("masker.wdith=1", "clip.frames=0")) == 4
 
 
 def test_a_missing_section_says_what_it_could_be(load):
@@ -152,6 +257,7 @@ def test_a_schedule_that_nothing_reads_is_refused(load):
 def test_overrides_are_typed_by_the_recipe_and_recorded(load):
     recipe = load(SMALL, "run.name=3", "run.seed=3", "student.model=vit_small_patch16_224", "clip.flip=true")
     assert (recipe.run.name, recipe.run.seed, recipe.clip.flip) == ("3", 3, True)
+    assert load(SMALL, "run.name=2024-01-01").run.name == "2024-01-01"
     assert tomllib.loads(recipe.to_toml())["run"]["name"] == "3"
 
 

@@ -211,7 +211,7 @@ def test_a_teacher_without_a_good_name_has_its_number(load):
     text = REST + OBJECTIVE + TWO.replace('name = "motion"\n', "").replace('name = "look"', 'name = "Look!"')
     found = "\n".join(problems(load, text))
     assert at(text, "[[teachers]]", "teachers[0].name: missing (The teacher's name") in found
-    assert at(text, 'name = "Look!"', 'teachers[1].name: found "Look!"; String should match') in found
+    assert at(text, 'name = "Look!"', 'teachers[1].name: found "Look!"; expected lowercase letters') in found
 
 
 def test_two_teachers_of_one_name_are_refused(load):

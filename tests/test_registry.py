@@ -260,6 +260,16 @@ def test_modules_in_hand_make_a_registry():
     assert not issubclass(registry.get("masker", "mine").component.config, TeacherConfig)
 
 
+def test_what_a_plugin_prints_is_not_what_the_command_says(install, capsys):
+    source = "print('imported')\n" + TEACHER.format(name="chatty").replace(
+        "    yield", "    print('called')\n    yield"
+    )
+    install("chatty", "1.0", {"chatty": "chatty_one"}, {"chatty_one": source})
+    assert discover().get("teacher", "chatty")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "imported\ncalled\n")
+
+
 def test_discovery_imports_no_heavy_library():
     code = """
 import sys

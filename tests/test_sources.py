@@ -110,13 +110,20 @@ def test_extends_counts_from_the_files_own_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"top": "extends = 'top.toml'"}, "circle: top.toml -> top.toml"),
-        ({"top": "extends = 'b.toml'", "b": "extends = 'top.toml'"}, "circle: top.toml -> b.toml -> top.toml"),
+        ({"top": "\nextends = 'top.toml'"}, r"top.toml:2: extends: .* circle: top.toml -> top.toml"),
+        (
+            {"top": "extends = 'b.toml'", "b": "\n\nextends = 'top.toml'"},
+            r"b.toml:3: extends: .* circle: top.toml -> b.toml -> top.toml",
+        ),
         ({"top": "a = 1\nextends = 'none.toml'"}, r"top.toml:2: extends: extends 'none.toml', which does not exist"),
         ({"top": "extends = 3"}, r"top.toml:1: extends: found 3; expected one file name"),
         ({"top": "a = 1\nb = = 2\n"}, r"top.toml:2: is not valid TOML"),
         ({"top": "a = 1\na = 2\n"}, r"is not valid TOML"),
         ({"other": ""}, "there is no such recipe"),
+        ({"top": f"a = {'[' * 3000}{']' * 3000}"}, "top.toml: tables and arrays lie more than 50 deep"),
+        ({"top": f"[{'.'.join('a' * 3000)}]"}, "top.toml: tables and arrays lie more than 50 deep"),
+        ({"top": f"a = {'[' * 60}{']' * 60}"}, "top.toml: tables and arrays lie more than 50 deep"),
+        ({"top": f"a = {'9' * 5000}"}, "top.toml: cannot be read: Exceeds the limit"),
     ],
 )
 def test_broken_files_are_one_sentence(tmp_path, files, message):
@@ -131,6 +138,22 @@ def test_a_directory_or_a_binary_file_is_one_sentence(tmp_path):
         read_source(tmp_path / "video.toml")
     with pytest.raises(RecipeError, match="is a directory"):
         read_source(tmp_path)
+
+
+def test_a_link_to_itself_is_one_sentence(tmp_path):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    with pytest.raises(RecipeError, match=r"loop.toml: cannot be read as a text file: .*Too many levels"):
+        read_source(tmp_path / "loop.toml")
+    write(tmp_path, top="\nextends = 'loop.toml'")
+    with pytest.raises(RecipeError, match=r"top.toml:2: extends: extends 'loop.toml', which does not exist"):
+        read_source(tmp_path / "top.toml")
+
+
+def test_a_mark_before_the_text_is_no_part_of_it(tmp_path):
+    (tmp_path / "marked.toml").write_text("[run]\nname = 'x'\n", encoding="utf-8-sig")
+    source = read_source(tmp_path / "marked.toml")
+    assert source.values == {"run": {"name": "x"}}
+    assert source.origin(("run",)).line == 1
 
 
 @pytest.mark.parametrize(
@@ -149,7 +172,13 @@ def test_overrides_are_read_as_toml_or_as_text(argument, key, value):
     assert (override.key, override.value) == (key, value)
 
 
-@pytest.mark.parametrize("argument", ["masker.ratio", "=3", "a..b=1", "a b=1"])
+def test_an_override_that_is_nested_too_deeply_is_text():
+    for depth in (60, 3000):
+        text = "[" * depth + "]" * depth
+        assert Override.parse(f"run.name={text}").value == text
+
+
+@pytest.mark.parametrize("argument", ["masker.ratio", "=3", "a..b=1", "a b=1", f"{'.'.join('a' * 3000)}=1"])
 def test_a_malformed_override_says_what_is_expected(argument):
     with pytest.raises(RecipeError, match=r"--set: found .* expected key=value"):
         Override.parse(argument)

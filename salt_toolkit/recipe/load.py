@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from salt_toolkit.errors import PluginError, Problem, RecipeError
 from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.recipe.layers import EXTENDS, OVERRIDE, REMOVE, TEACHER_KEYS, TEACHERS, Source, suggest
 from salt_toolkit.recipe.lines import Key
 from salt_toolkit.recipe.model import (
     CacheSection,
@@ -23,8 +23,9 @@ from salt_toolkit.recipe.model import (
     TeachingSection,
     TrainSection,
 )
-from salt_toolkit.recipe.sources import TEACHER_KEYS, TEACHERS, Override, Source, lay_over, read_source, suggest
-from salt_toolkit.registry import Registry
+from salt_toolkit.recipe.section import TEXT_WANTED, ModelT, read_section, shown
+from salt_toolkit.recipe.sources import Override, lay_over, read_source
+from salt_toolkit.registry import Provided, Registry
 
 CORE_SECTIONS: dict[str, type[BaseModel]] = {
     "run": RunSection,
@@ -40,8 +41,6 @@ METHOD_SECTIONS = ("teacher", "student", "predictor", "masker", "objective")
 LOOP_SCHEDULES = ("lr", "weight_decay")
 """Schedules that the training loop reads; a method may name further ones."""
 DEFAULT_METHOD = "masked_latent"
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def load_recipe(path: Path | str, registry: Registry, overrides: Sequence[str] = ()) -> Recipe:
@@ -70,7 +69,7 @@ def load_recipe(path: Path | str, registry: Registry, overrides: Sequence[str] =
 
 
 def _as_texts(overrides: Iterable[Override], problems: Iterable[Problem]) -> list[tuple[Override, str]]:
-    wrong_types = {problem.key for problem in problems if "a valid string" in problem.message}
+    wrong_types = {problem.key for problem in problems if TEXT_WANTED in problem.message}
     return [
         (override, override.text)
         for override in overrides
@@ -116,22 +115,30 @@ class _Validation:
         sections = (*CORE_SECTIONS, *OPTIONAL_SECTIONS, "dataset", "method", "schedules", *METHOD_SECTIONS, TEACHERS)
         for name in self.source.values:
             kind = "teacher" if name == TEACHERS else name
-            if name not in sections:
-                self._problem((name,), f"unknown section; {suggest(name, sections)}")
+            if name in (EXTENDS, REMOVE):
+                # Files say it at their top, where it was read; so this is an override.
+                self._problem((name,), f"stands in files alone; {OVERRIDE} KEY= takes a key or a section away")
+            elif name not in sections:
+                self._problem((name,), f"unknown section; {suggest(name, (*sections, EXTENDS, REMOVE))}")
             elif kind in METHOD_SECTIONS and kind not in needed:
-                self._problem((name,), f"the method does not use a {kind}; remove the section")
+                self._refuse_section((name,), kind)
+
+    def _refuse_section(self, key: Key, kind: str) -> None:
+        article = "an" if kind == "objective" else "a"
+        how = self.source.how_to_remove([key])
+        self._problem(key, f"the method does not use {article} {kind}; remove the section{how}")
 
     def _teachers(self, needs: Sequence[str] | None) -> tuple[Teaching, ...]:
         """The array ``[[teachers]]``, for a method that needs these sections; None: it is unknown."""
         tables = self.source.values[TEACHERS]
         if isinstance(tables, dict):
-            self._problem((TEACHERS,), f"found {_shown(tables)}, to change [[teachers]] of these names; there are none")
+            self._problem((TEACHERS,), f"found {shown(tables)}, to change [[teachers]] of these names; there are none")
             return ()
         if "teacher" in self.source.values:
             message = "found beside [teacher]; write one teacher as [teacher], or several as [[teachers]]"
             self._problem((TEACHERS,), message)
         if not isinstance(tables, list) or not tables:
-            message = f"found {_shown(tables)}; expected [[teachers]], once for each teacher, with a name"
+            message = f"found {shown(tables)}; expected [[teachers]], once for each teacher, with a name"
             self._problem((TEACHERS,), message)
             return ()
         found: list[Teaching | None] = []
@@ -139,11 +146,11 @@ class _Validation:
         for number, table in enumerate(tables):
             key = (TEACHERS, str(number))
             if not isinstance(table, dict):
-                self._problem(key, f"found {_shown(table)}; expected a table, [[teachers]], with a name")
+                self._problem(key, f"found {shown(table)}; expected a table, [[teachers]], with a name")
                 continue
             found.append(self._teaching(key, table, needs))
             if "name" in table and table["name"] in names:
-                self._problem((*key, "name"), f"{_shown(table['name'])} is another teacher's name; choose a new one")
+                self._problem((*key, "name"), f"{shown(table['name'])} is another teacher's name; choose a new one")
             names.append(table.get("name"))
         return tuple(teaching for teaching in found if teaching is not None)
 
@@ -154,7 +161,7 @@ class _Validation:
         if "objective" in table:
             objective = self._component(objective_key, "objective")
             if needs is not None and "objective" not in needs:
-                self._problem(objective_key, "the method does not use an objective; remove the section")
+                self._refuse_section(objective_key, "objective")
         elif needs is not None and "objective" in needs and "objective" not in self.source.values:
             message = "missing; give the teacher its own [teachers.objective], or the recipe an [objective]"
             self._problem(objective_key, message)
@@ -181,7 +188,7 @@ class _Validation:
             value = value[int(part)] if isinstance(value, list) else value.get(part, {})
         if isinstance(value, dict):
             return value
-        self._problem(key, f"found {_shown(value)}; expected a section, {_header(key)}")
+        self._problem(key, f"found {shown(value)}; expected a section, {_header(key)}")
         return {}
 
     def _component(self, key: Key, kind: str, beside: Sequence[str] = ()) -> Selected[Any] | None:
@@ -196,7 +203,7 @@ class _Validation:
         use = table.get("use")
         names = ", ".join(provided.component.name for provided in self.registry.of_kind(kind)) or "none is installed"
         if not isinstance(use, str):
-            found = "missing" if use is None else f"found {_shown(use)}"
+            found = "missing" if use is None else f"found {shown(use)}"
             self._problem((*key, "use"), f"{found}; {_header(key)} needs use = one of: {names}")
             return None
         try:
@@ -205,20 +212,22 @@ class _Validation:
             self._problem((*key, "use"), str(error))
             return None
         settings = {name: value for name, value in table.items() if name not in ("use", *beside)}
-        config = self._model(key, settings, provided.component.config, beside)
+        config = self._model(key, settings, provided.component.config, beside, provided)
         return None if config is None else Selected(provided, config)
 
     def _model(
-        self, key: Key, values: Mapping[str, Any], model: type[ModelT], beside: Sequence[str] = ()
+        self,
+        key: Key,
+        values: Mapping[str, Any],
+        model: type[ModelT],
+        beside: Sequence[str] = (),
+        provided: Provided | None = None,
     ) -> ModelT | None:
-        try:
-            # JSON mode: strict, and yet arrays become tuples; see pydantic's strict mode.
-            return model.model_validate_json(json.dumps(values, default=str))
-        except ValidationError as error:
-            for details in error.errors(include_url=False):
-                place = tuple(str(part) for part in details["loc"])
-                self._problem((*key, *place), _message(details, model, beside))
-            return None
+        found, faults = read_section(values, model, beside, None if provided is None else str(provided))
+        for fault in faults:
+            how = self.source.how_to_remove([(*key, name) for name in fault.advised]) if fault.advised else ""
+            self._problem((*key, *fault.place), fault.message + how)
+        return found
 
     def _problem(self, key: Key, message: str) -> None:
         self.problems.append(self.source.problem(key, message))
@@ -229,23 +238,3 @@ def _header(key: Key) -> str:
     if key[0] == TEACHERS:
         return "[[teachers]]" if len(key) == 2 else ".".join(("[teachers", *key[2:])) + "]"
     return f"[{'.'.join(key)}]"
-
-
-def _message(details: Mapping[str, Any], model: type[BaseModel], beside: Sequence[str] = ()) -> str:
-    """One of pydantic's errors in the user's words."""
-    name = str(details["loc"][0]) if details["loc"] else ""
-    field = model.model_fields.get(name)
-    about = f" ({field.description})" if field and field.description else ""
-    if details["type"] == "extra_forbidden":
-        return f"unknown key; {suggest(name, [*model.model_fields, *beside])}"
-    if details["type"] == "missing":
-        return f"missing{about}"
-    if details["type"] == "value_error":
-        return str(details["ctx"]["error"])
-    expected = details["msg"].replace("Input should be", "expected")
-    return f"found {_shown(details['input'])}; {expected}{about}"
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."

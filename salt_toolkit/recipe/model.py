@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from salt_toolkit.component import (
     Config,
@@ -21,8 +23,11 @@ from salt_toolkit.component import (
     TeacherConfig,
 )
 from salt_toolkit.geometry import ClipSpec
-from salt_toolkit.recipe.sources import TEACHER_NAME
+from salt_toolkit.recipe.layers import TEACHER_NAME
 from salt_toolkit.registry import Provided
+
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""What a run may be called: it becomes a directory."""
 
 
 class Section(BaseModel):
@@ -34,9 +39,15 @@ class Section(BaseModel):
 class RunSection(Section):
     """``[run]``: what the run is called and where it lives."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run and of its directory.")
+    name: str = Field(pattern=f"^{RUN_NAME}$", description="Name of the run and of its directory.")
     seed: int = Field(0, ge=0, description="Decides initial weights, order of clips, views and masks.")
     dir: str = Field("runs", description="Directory that holds the run's directory; counts from the working directory.")
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _names_a_directory(cls, name: Any) -> Any:
+        rule = "letters, digits, dots, underscores and hyphens, a letter or digit first: it names a directory"
+        return _of_form(name, RUN_NAME, rule)
 
 
 class OptimizerSection(Section):
@@ -159,6 +170,19 @@ class TeachingSection(Section):
     weight: float = Field(
         1.0, gt=0, description="How much its loss counts, against the other teachers': the losses' weighted mean."
     )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _names_metrics(cls, name: Any) -> Any:
+        rule = "lowercase letters, digits and underscores, a letter first: it becomes part of metrics' names"
+        return _of_form(name, TEACHER_NAME, rule)
+
+
+def _of_form(name: Any, form: str, rule: str) -> Any:
+    """The name, if it is of a form that the editor's schema knows as a pattern, and a reader by the rule."""
+    if isinstance(name, str) and not re.fullmatch(form, name):
+        raise ValueError(f"found {json.dumps(name, ensure_ascii=False)}; expected {rule}")
+    return name
 
 
 ConfigT_co = TypeVar("ConfigT_co", bound=Config, covariant=True)

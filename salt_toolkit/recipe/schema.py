@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from salt_toolkit.recipe.layers import EXTENDS, REMOVE
 from salt_toolkit.recipe.load import CORE_SECTIONS, DEFAULT_METHOD, LOOP_SCHEDULES, METHOD_SECTIONS, OPTIONAL_SECTIONS
 from salt_toolkit.recipe.model import TeachingSection
+from salt_toolkit.recipe.sources import DOTTED
 from salt_toolkit.registry import Registry
 
 
@@ -17,7 +19,14 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     keys within one: what is missing in the end, `salt check` says.
     """
     definitions: dict[str, Any] = {}
-    properties: dict[str, Any] = {"extends": {"type": "string", "description": "A recipe to build on; from this file."}}
+    properties: dict[str, Any] = {
+        EXTENDS: {"type": "string", "description": "A recipe to build on; from this file."},
+        REMOVE: {
+            "type": "array",
+            "items": {"type": "string", "pattern": f"^{DOTTED}$"},
+            "description": "Dotted keys and sections to take away from the recipe that this one extends.",
+        },
+    }
     for name, model in (CORE_SECTIONS | OPTIONAL_SECTIONS).items():
         properties[name] = _embed(model.model_json_schema(), definitions, name)
     for kind in ("dataset", "method", *METHOD_SECTIONS):

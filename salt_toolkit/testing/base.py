@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tomli_w
@@ -22,20 +23,8 @@ from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.geometry import ClipSpec, Cost
 from salt_toolkit.registry import Registry
 
-# Run in a fresh interpreter: asks a config what `salt check` asks, and prints what that imported.
-_COLD_QUESTIONS = """
-import importlib, json, sys
-from salt_toolkit.geometry import ClipSpec
-from salt_toolkit.registry import Registry
-plugin, kind, section, clip = json.loads(sys.argv[1])
-registry = Registry.from_modules({plugin: importlib.import_module(plugin)})
-config = registry.get(kind, section.pop("use")).component.config.model_validate_json(json.dumps(section))
-list(config.missing())
-if kind in ("teacher", "student"):
-    config.token_spec(ClipSpec.model_validate_json(json.dumps(clip)))
-heavy = {"torch", "torchvision", "timm", "transformers", "av", "decord", "sklearn", "matplotlib"}
-print(json.dumps(sorted(heavy & sys.modules.keys())))
-"""
+COLD = Path(__file__).with_name("cold.py")
+"""Run in a fresh interpreter: asks a config what `salt check` asks, and says what that imported."""
 
 
 class ContractBroken(AssertionError):
@@ -113,19 +102,31 @@ class ComponentContract:
         read = self.component.config.model_validate_json(json.dumps(tomllib.loads(written)))
         promise(read == self.config, f"a config written to TOML and read again is the same, found {read!r}")
 
+    def circumstances(self) -> dict[str, Any]:
+        """What the config is asked about, in plain values; a kind adds what its own questions need."""
+        return {
+            "plugin": self.plugin,
+            "kind": self.kind,
+            "section": dict(self.section),
+            "clip": self.clip.model_dump(mode="json"),
+            "visible": 4,
+            "target": 12,
+        }
+
     def test_the_config_answers_without_heavy_imports(self) -> None:
         """`salt check` is quick because plugins import torch inside their build functions only."""
-        question = [self.plugin, self.kind, dict(self.section), self.clip.model_dump(mode="json")]
         done = subprocess.run(
-            [sys.executable, "-c", _COLD_QUESTIONS, json.dumps(question)],
+            # -P: what lies beside the script is no module to import.
+            [sys.executable, "-P", str(COLD), json.dumps(self.circumstances())],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             capture_output=True,
             text=True,
             check=False,
         )
-        promise(done.returncode == 0, f"importing the plugin in a fresh interpreter failed:\n{done.stderr}")
-        heavy = json.loads(done.stdout.splitlines()[-1])
-        promise(not heavy, f"a plugin imports heavy libraries inside build only; at import came {', '.join(heavy)}")
+        promise(done.returncode == 0, f"the config does not answer in a fresh interpreter:\n{done.stderr}")
+        came = json.loads(done.stdout.splitlines()[-1])
+        listed = "; ".join(f"at {question} came {', '.join(heavy)}" for question, heavy in came.items())
+        promise(not came, f"a plugin imports heavy libraries inside build only, and never for `salt check`; {listed}")
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:

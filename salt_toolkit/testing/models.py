@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -140,6 +143,10 @@ class PredictorContract(ComponentContract):
         """The predictor, with the same initial weights every time."""
         torch.manual_seed(0)
         return self.component.build(self.config, student=self.student, teacher=self.teacher)
+
+    def circumstances(self) -> dict[str, Any]:
+        """With the tokens on both sides."""
+        return {**super().circumstances(), "student": asdict(self.student), "teacher": asdict(self.teacher)}
 
     def tokens(self, mask: Mask) -> Tensor:
         """Random tokens, as a student would give them."""

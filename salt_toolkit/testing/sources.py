@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,6 +95,10 @@ class MaskerContract(ComponentContract):
         """The masker."""
         return self.component.build(self.config, grid=self.grid)
 
+    def circumstances(self) -> dict[str, Any]:
+        """With the grid, and a scheduled ratio."""
+        return {**super().circumstances(), "grid": asdict(self.grid), "ratio": self.ratio}
+
     def test_masks_are_well_formed(self) -> None:
         """Disjoint, ascending, in range, int64, and as many as `counts` says; for scheduled ratios too."""
         masker = self.build()
@@ -143,6 +149,10 @@ class ScheduleContract(ComponentContract):
     def build(self) -> Schedule:
         """The schedule of a run."""
         return self.component.build(self.config, total_steps=self.total_steps)
+
+    def circumstances(self) -> dict[str, Any]:
+        """With the length of the run."""
+        return {**super().circumstances(), "total_steps": self.total_steps}
 
     def test_values_are_finite(self) -> None:
         """From step 0 to total_steps, both counted."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,10 @@ class ObjectiveContract(ComponentContract):
         if num_batches:
             objective.calibrate()
         return objective
+
+    def circumstances(self) -> dict[str, Any]:
+        """With the latents' grid and width."""
+        return {**super().circumstances(), "teacher": asdict(self.teacher)}
 
     def latents(self, seed: int = 0) -> Tensor:
         """Latents of four clips; neither centred nor of unit variance."""

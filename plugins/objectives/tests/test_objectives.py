@@ -131,6 +131,28 @@ def test_a_channel_that_never_varies_does_not_blow_up(target_norm):
     assert standard.targets(later).abs().max() < 10
 
 
+@pytest.mark.parametrize("statistics", ["calibration", "running"])
+def test_a_position_that_never_varies_does_not_drown_the_others(statistics):
+    """A corner that nothing visited so far, and something visits later."""
+    raw = latents(40)
+    raw[:, 3] = raw[:1, 3]
+    if statistics == "running":
+        standard = objective("position", statistics=statistics).train()
+        standard.targets(raw)
+        standard.eval()
+    else:
+        standard = objective("position", calibration_clips=40)
+        calibrate(standard, [raw])
+    assert standard.targets(raw).abs().max() < 6
+    usual = raw.std(dim=0).mean(dim=0)  # of each channel, over the positions
+    later = raw[:1].clone()
+    later[:, 3] += usual
+    # One usual deviation counts as ten, where nothing ever varied; not as thousands.
+    expected = torch.full((5,), 10.0)
+    expected[1] = 1e3 * usual[1] / usual.mean()  # a channel that hardly varies anywhere is held by the others
+    torch.testing.assert_close(standard.targets(later)[0, 3], expected, rtol=0.03, atol=0.01)
+
+
 def test_statistics_travel_in_the_state():
     raw = latents(40)
     first, second = objective("position", calibration_clips=40), objective("position", calibration_clips=40)
