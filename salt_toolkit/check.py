@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from salt_toolkit.cards import ModelCard
-from salt_toolkit.errors import GeometryError, MissingArtifact, SaltError, mistake_of_a_plugin
+from salt_toolkit.errors import MissingArtifact, SaltError, mistake_of_a_plugin
 from salt_toolkit.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
 from salt_toolkit.findings import Finding, Report
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
-from salt_toolkit.host import total_memory
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.settings_check import impossible_schedules, settings_without_effect, too_much_memory
 from salt_toolkit.teaching.identity import identify
-
-SCHEDULE_SAMPLES = 2000
-"""At how many steps, evenly spread, schedules are looked at."""
 
 
 def check_recipe(recipe: Recipe) -> Report:
@@ -39,10 +35,10 @@ def check_recipe(recipe: Recipe) -> Report:
     _add_length_facts(recipe, report)
     _add_size_facts(recipe, tokens, costs, report)
     if report.facts["steps"]:
-        report.findings.extend(_schedules(recipe, tokens, report.facts["steps"]))
-    report.findings.extend(_host_memory(recipe, report.facts.get("host_memory_gb")))
-    report.findings.extend(_without_effect(recipe))
-    report.findings.extend(_method_without_effect(recipe, tokens))
+        grid = tokens.student.grid if tokens.student else None
+        report.findings.extend(impossible_schedules(recipe, grid, report.facts["steps"]))
+    report.findings.extend(too_much_memory(recipe, report.facts.get("host_memory_gb")))
+    report.findings.extend(settings_without_effect(recipe, tokens.drawn))
     return report
 
 
@@ -228,86 +224,3 @@ def _add_size_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | Non
         facts["host_memory_gb"] = host_memory(recipe, teachers) / 1e9
         if recipe.cache and num_clips is not None:
             facts["cache_gb"] = cache_disk(recipe, recipe.cache, teachers, num_clips) / 1e9
-
-
-def _host_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding]:
-    """Whether the clips that the loader holds fit into this machine's memory."""
-    total = total_memory()
-    if wanted_gb is None or total is None or wanted_gb * 1e9 <= total:
-        return
-    from_cache = recipe.loader.ram_cache_mb * 1e6 > total / 2
-    key = "loader.ram_cache_mb" if from_cache else "loader.prefetch"
-    message = f"the loader will hold {wanted_gb:.3g} GB of clips, and this machine has {total / 1e9:.3g} GB of memory"
-    yield Finding("warning", key, message, f"Lower {key}{'' if from_cache else ' or train.batch_size'}.")
-
-
-def _schedules(recipe: Recipe, tokens: _Tokens, steps: int) -> Iterator[Finding]:
-    """Whether every schedule fits the run's length, and whether the run can live with all that it comes to."""
-    for name, selected in recipe.schedules.items():
-        try:
-            schedule = selected.build(total_steps=steps)
-            stride = math.ceil(steps / SCHEDULE_SAMPLES)
-            values = {step: schedule(step) for step in (*range(0, steps, stride), steps - 1)}
-            yield from _values(recipe, tokens, name, values)
-        except SaltError as error:
-            yield Finding("error", f"schedules.{name}", str(error))
-        except Exception as error:  # a third party's code may raise anything
-            yield Finding("error", f"schedules.{name}", mistake_of_a_plugin(error))
-
-
-def _values(recipe: Recipe, tokens: _Tokens, name: str, values: Mapping[int, float]) -> Iterator[Finding]:
-    """Rates and ratios, by their step, that no run can use."""
-    key = f"schedules.{name}"
-    if name in ("lr", "weight_decay"):
-        bad = next((step for step, value in values.items() if not 0 <= value < math.inf), None)
-        if bad is not None:
-            message = f"is {values[bad]:g} at step {bad:,}, and must not be below 0 or without end"
-            yield Finding("error", key, message, "Change its settings.")
-        elif name == "lr" and not any(values.values()):
-            yield Finding("error", key, "is 0 at every step, so nothing would be learned", "Raise it.")
-    elif name == "mask_ratio" and tokens.student and recipe.masker:
-        for step, ratio in values.items():
-            try:
-                recipe.masker.config.counts(tokens.student.grid, ratio)
-            except GeometryError as error:
-                yield Finding("error", key, f"at step {step:,}: {error}")
-                return
-
-
-def _without_effect(recipe: Recipe) -> Iterator[Finding]:
-    """Settings that say something and do nothing."""
-    clip = recipe.clip
-    if recipe.objective and recipe.teachers and all(teaching.objective for teaching in recipe.teachers):
-        # A note: a recipe cannot take away what the one below it has.
-        yield Finding("note", "objective", "has no effect: every teacher has its own objective")
-    for name in ("crop_scale", "crop_aspect"):
-        if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
-            yield Finding(
-                "warning", f"clip.{name}", 'has no effect with clip.crop = "center"', 'Use crop = "random_resized".'
-            )
-    if clip.views > 1 and clip.start == "center" and clip.crop == "center" and not clip.flip:
-        yield Finding(
-            "warning",
-            "clip.views",
-            f"all {clip.views} views are the same: start and crop are centred, and nothing flips",
-            'Use start = "random" or crop = "random_resized", or views = 1.',
-        )
-    workers_full = recipe.train.batch_size * recipe.loader.prefetch
-    if recipe.loader.workers > workers_full:
-        yield Finding(
-            "warning",
-            "loader.workers",
-            f"{recipe.loader.workers} threads can never all work: {workers_full} clips are read ahead at most",
-            "Lower loader.workers or raise loader.prefetch.",
-        )
-
-
-def _method_without_effect(recipe: Recipe, tokens: _Tokens) -> Iterator[Finding]:
-    """What the method says of its own settings; a scheduled mask ratio may give them an effect at some step."""
-    if tokens.drawn and "mask_ratio" not in recipe.schedules:
-        for name, reason in recipe.method.config.without_effect(tokens.drawn).items():
-            yield Finding("warning", f"method.{name}", f"has no effect: {reason}", "Change it, or leave it out.")
-
-
-def _default(clip: Any, name: str) -> Any:
-    return type(clip).model_fields[name].default

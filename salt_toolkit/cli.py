@@ -24,7 +24,9 @@ app = typer.Typer(
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as masker.ratio=0.9."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as masker.ratio=0.9; KEY= takes it away."
+    ),
 ]
 
 
@@ -99,8 +101,9 @@ def check(
     """Proves recipes by arithmetic; says what they cost."""
     if batches is not None and not preflight:
         raise typer.BadParameter("has no effect without --preflight", param_hint="--batches")
-    from salt_toolkit.check import Finding, Report, check_recipe
+    from salt_toolkit.check import check_recipe
     from salt_toolkit.errors import RecipeError
+    from salt_toolkit.findings import Finding, Report
     from salt_toolkit.recipe import load_recipe
     from salt_toolkit.registry import discover
     from salt_toolkit.report.check_text import render_report
@@ -230,13 +233,13 @@ def demo_data(
 @app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(help="Where data, runs and results go.")] = Path("runs/demo"),
-    recipes: Annotated[Path, typer.Option(help="The folder of the demo's recipes.")] = Path("recipes"),
+    recipes: Annotated[Path | None, typer.Option(help="A folder with recipes of your own in place of ours.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of both runs.")] = 0,
 ) -> None:
     """Trains and judges a teacher and a student, on small videos."""
-    from salt_toolkit.demo.story import run_demo
+    from salt_toolkit.demo.story import bundled_recipes, run_demo
 
-    run_demo(directory, recipes, seed=seed)
+    run_demo(directory, recipes or bundled_recipes(), seed=seed)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class SaltError(Exception):
@@ -21,7 +22,9 @@ class PluginError(SaltError):
 
 def mistake_of_a_plugin(error: Exception) -> str:
     """What to tell of an error that a plugin did not mean to raise: what it is, and where it happened."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    # A config's attribute that does not exist is missed by pydantic, on behalf of the plugin.
+    place = next((frame for frame in reversed(frames) if "pydantic" not in Path(frame.filename).parts), frames[-1])
     return (
         f"the plugin made a mistake, not the recipe: {type(error).__name__}: {error} ({place.filename}, line "
         f"{place.lineno}); tell its authors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
@@ -99,6 +100,28 @@ def test_a_bad_clip_is_recorded_and_replaced_the_same_way_every_time(tmp_path):
     assert not bad & {index for index, _ in again.reads}
 
 
+@pytest.mark.parametrize("line", ["5", "[]", '"clip3"', "null", '{"clip": "clip3"}', '{"clip_id": 3, "reason": "x"}'])
+def test_a_foreign_line_in_the_book_is_named(tmp_path, line):
+    book = tmp_path / "bad_clips.jsonl"
+    book.write_text('{"clip_id": "clip1", "path": "1.mp4", "reason": "x"}\n\n' + line + '\n{"clip_id": "cut sho')
+    with pytest.raises(DataError) as told:
+        load(Numbers(8), file=book)
+    assert str(told.value).startswith(f"{book}:3: expected") and line in str(told.value)
+    book.write_text(book.read_text().replace(f"{line}\n", ""))
+    assert all("clip1" not in ids for ids, _ in load(Numbers(8), file=book))
+
+
+def test_a_book_that_cannot_be_read_is_one_sentence(tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path} cannot be read"):
+        Quarantine(tmp_path, num_clips=8, max_fraction=1.0)
+
+
+def test_a_name_whose_bytes_are_no_text_is_recorded_and_found_again(tmp_path):
+    book, name = tmp_path / "bad_clips.jsonl", os.fsdecode(b"c/\xff\xe4 \xc3\xbc.mp4")
+    Quarantine(book, num_clips=8, max_fraction=1.0).record(name, BadClip(name, "is not a video"))
+    assert Quarantine(book, num_clips=8, max_fraction=1.0).reasons == {name: "is not a video"}
+
+
 def test_too_many_bad_clips_stop_the_run_with_the_last_reason():
     with pytest.raises(DataError, match=r"bad clips, .* loader.max_bad_fraction = 0.1 .*is not a video"):
         load(Numbers(40, range(20)), max_fraction=0.1)
@@ -115,8 +138,10 @@ def test_many_good_clips_do_not_hide_a_bad_neighbourhood():
 
 
 def test_no_readable_clip_is_an_error_and_not_an_endless_loop():
-    with pytest.raises(DataError, match="none of the dataset's 8 clips can be read"):
+    with pytest.raises(DataError) as told:
         load(Numbers(8, range(8)), max_fraction=1.0)
+    reasons = "clip0: is not a video; clip1: is not a video; and 6 more"
+    assert str(told.value) == f"none of the dataset's 8 clips can be read ({reasons})"
 
 
 def test_a_crash_in_a_reading_thread_reaches_the_consumer():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from salt_toy.data import Squares
 
-from salt_toolkit import check as checking
+from salt_toolkit import settings_check
 from salt_toolkit.check import check_recipe
 from salt_toolkit.measure import preflight as preflights
 from salt_toolkit.measure.preflight import preflight
@@ -223,7 +223,7 @@ def test_too_little_room_is_told(small_recipe, monkeypatch):
     [("loader.prefetch=400", "loader.prefetch"), ("loader.ram_cache_mb=4000", "loader.ram_cache_mb")],
 )
 def test_check_alone_warns_of_more_clips_than_memory_holds(small_recipe, monkeypatch, override, key):
-    monkeypatch.setattr(checking, "total_memory", lambda: 5_000_000)
+    monkeypatch.setattr(settings_check, "total_memory", lambda: 5_000_000)
     assert not found(check_recipe(small_recipe()), "warning")
     (warning,) = found(check_recipe(small_recipe(override)), "warning")
     assert warning.key == key and "0.005 GB of memory" in warning.message

@@ -32,7 +32,8 @@ cache_app = typer.Typer(
 DirectoryArgument = Annotated[Path, typer.Argument(help="A cache: the folder with manifest.json.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; KEY= takes it away."),
 ]
 
 

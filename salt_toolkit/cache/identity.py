@@ -45,7 +45,7 @@ def cache_identity(
         MissingArtifact: A teacher's weights are not on this machine.
     """
     dataset = recipe.dataset
-    ids = hashlib.sha256(json.dumps(list(clip_ids), ensure_ascii=False).encode()).hexdigest()
+    ids = hashlib.sha256(json.dumps(list(clip_ids), ensure_ascii=False).encode("utf-8", "surrogateescape")).hexdigest()
     return {
         "teachers": {t.name: _teacher(t, clip, forgive_missing=forgive_missing) for t in recipe.teachings()},
         "clip": _views(clip),

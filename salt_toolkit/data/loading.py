@@ -29,6 +29,9 @@ from salt_toolkit.seeding import generator_for
 
 Prepare = Callable[[ClipBatch, Place], ClipBatch]
 
+NUM_TOLD = 2
+"""Bad clips that are told of by name where all are bad."""
+
 
 def collate(samples: Sequence[Sample]) -> ClipBatch:
     """Stacks samples; all of them must have the same names, shapes and types of tensors."""
@@ -170,7 +173,16 @@ class ClipReader:
             sample = self._try(int(other), epoch, slot)
             if sample is not None:
                 return sample
-        raise DataError(f"none of the dataset's {len(self.dataset.clip_ids)} clips can be read")
+        raise DataError(f"none of the dataset's {len(self.dataset.clip_ids)} clips can be read{self._first_reasons()}")
+
+    def _first_reasons(self) -> str:
+        """Why the first bad clips of the data set cannot be read, and where the others are listed."""
+        reasons = self.quarantine.reasons
+        bad = [clip_id for clip_id in self.dataset.clip_ids if clip_id in reasons]
+        told = "; ".join(f"{clip_id}: {reasons[clip_id]}" for clip_id in bad[:NUM_TOLD])
+        more = f"; and {len(bad) - NUM_TOLD} more" if len(bad) > NUM_TOLD else ""
+        where = f", listed in {self.quarantine.file}" if more and self.quarantine.file else ""
+        return f" ({told}{more}{where})"
 
 
 @dataclass(frozen=True)

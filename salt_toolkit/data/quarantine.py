@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from salt_toolkit.errors import BadClip, DataError
-from salt_toolkit.files import read_lines
 
 EARLY_LOOK = 200
 """Clips read before the share of bad ones among them is taken for the share in the whole dataset."""
@@ -33,7 +32,7 @@ class Quarantine:
         num_found: Bad clips that this process has found since it began.
 
     Raises:
-        DataError: Earlier starts have found too many.
+        DataError: Earlier starts have found too many, or a line of a book is none of these.
     """
 
     def __init__(self, file: Path | None, *, num_clips: int, max_fraction: float, others: Sequence[Path] = ()) -> None:
@@ -45,7 +44,7 @@ class Quarantine:
         self._num_read = 0
         self._lock = threading.Lock()
         for book in (*others, *([file] if file is not None else ())):
-            self.reasons |= {entry["clip_id"]: entry["reason"] for entry in read_lines(book)}
+            self.reasons |= _read_book(book)
         if len(self.reasons) > max_fraction * num_clips:
             raise DataError(self._too_many("those of earlier starts"))
 
@@ -81,7 +80,7 @@ class Quarantine:
             with file.open("ab+") as book:
                 if book.tell() and not _ends_a_line(book):
                     book.write(b"\n")  # a kill has cut the line before short
-                book.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                book.write(_line_of(entry))
         except OSError as error:
             raise DataError(f"{file} cannot be written ({error.strerror}); make room, or mend the rights") from error
 
@@ -92,6 +91,35 @@ class Quarantine:
             f"than loader.max_bad_fraction = {self.max_fraction:g} allows ({which}).{where} Mend the files, or raise "
             "loader.max_bad_fraction."
         )
+
+
+def _read_book(file: Path) -> dict[str, str]:
+    """Reasons by clip; a line that a kill cut short is left out."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); mend its rights, or delete it") from error
+    reasons: dict[str, str] = {}
+    # Only the line feed ends a line here; str.splitlines knows others, which may stand in a clip's id.
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("clip_id", "reason")):
+            raise DataError(
+                f'{file}:{number}: expected {{"clip_id": "...", "path": "...", "reason": "..."}}, '
+                f"found {line.strip()}; mend or delete the line"
+            )
+        reasons[entry["clip_id"]] = entry["reason"]
+    return reasons
+
+
+def _line_of(entry: dict[str, str]) -> bytes:
+    try:
+        return json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a name whose bytes are no UTF-8: escaped, it is read back as it is
+        return json.dumps(entry).encode() + b"\n"
 
 
 def _ends_a_line(book: BinaryIO) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from salt_clips.listing import Delimiter, Listing, list_file, list_folder
+from salt_clips.listing import Delimiter, Listing, count_file, count_folder, list_file, list_folder
 from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
 from salt_toolkit.cache.store import open_store
 from salt_toolkit.component import DatasetConfig
@@ -45,8 +45,15 @@ class VideoConfig(DatasetConfig):
         raise AssertionError(f"{type(self).__name__} does not list its videos")
 
     def num_clips(self) -> int | None:
-        """How many clips the split holds, by listing it; None where something is missing."""
-        return None if self.missing() else len(self._listing().videos)
+        """How many clips the split holds; None where something is missing.
+
+        Raises:
+            DataError: As `listing`.
+        """
+        return None if self.missing() else self._count()
+
+    def _count(self) -> int:
+        raise AssertionError(f"{type(self).__name__} does not count its videos")
 
 
 class VideoFolderConfig(VideoConfig):
@@ -72,6 +79,9 @@ class VideoFolderConfig(VideoConfig):
 
     def _listing(self) -> Listing:
         return list_folder(_path(self.root), self.split)
+
+    def _count(self) -> int:
+        return count_folder(_path(self.root), self.split)
 
 
 class VideoListConfig(VideoConfig):
@@ -99,6 +109,9 @@ class VideoListConfig(VideoConfig):
     def _listing(self) -> Listing:
         return list_file(_path(self.list), self.split, root=self._root(), labels=self.labels, delimiter=self.delimiter)
 
+    def _count(self) -> int:
+        return count_file(_path(self.list), self.split, root=self._root(), labels=self.labels, delimiter=self.delimiter)
+
 
 class SSv2Config(VideoConfig):
     """Something-Something v2 as it is shipped."""
@@ -116,7 +129,11 @@ class SSv2Config(VideoConfig):
         return split
 
     def num_clips(self) -> int | None:
-        """How many clips the annotation lists; the published number where there is none."""
+        """How many clips the annotation lists; the published number where there is none.
+
+        Raises:
+            DataError: The annotation is not what Something-Something v2 ships.
+        """
         annotation = find_annotation(_path(self.root), self.split)
         return NUM_CLIPS[self.split] if annotation is None else count_clips(annotation)
 

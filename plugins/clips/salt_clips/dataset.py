@@ -61,6 +61,6 @@ class VideoDataset:
                     width=reader.width,
                 )
             except ClipTooShort as error:
-                raise BadClip(video.path, str(error)) from error
+                raise BadClip(reader.path, str(error)) from error
             clip = reader.read(chosen, self._clip.size)
         return Sample(video.clip_id, {"clip": torch.from_numpy(clip)}, video.label, video.caption)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
 from salt_clips.config import DecoderName
-from salt_toolkit.errors import BadClip
+from salt_toolkit.errors import BadClip, SaltError
 from salt_toolkit.views import View
 
 _PICTURES = {b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture"}
@@ -23,11 +24,13 @@ class VideoReader(Protocol):
     A reader belongs to one thread; any number of readers may work at once.
 
     Attributes:
+        path: The file's absolute path.
         num_frames: Frames that can be read.
         height: Rows of an upright picture, in pixels.
         width: Columns of an upright picture, in pixels.
     """
 
+    path: str
     num_frames: int
     height: int
     width: int
@@ -58,6 +61,24 @@ def open_video(path: str, decoder: DecoderName) -> AbstractContextManager[VideoR
     return DecordReader(path)
 
 
+@contextmanager
+def blaming(path: str) -> Iterator[None]:
+    """Makes a bad clip of whatever a decoder raises while it works on one file, foreseen or not.
+
+    Only for a decoder's work: mistakes in the code of a data set must not pass for bad files.
+
+    Raises:
+        BadClip: With what was raised, unless it was a `SaltError`, or memory ran out.
+    """
+    try:
+        yield
+    except (SaltError, MemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadClip(path, f"its decoder did not expect it: {what}") from error
+
+
 def _check_file(path: str) -> None:
     """Refuses what is plainly no video, with a better reason than a decoder has, and without blocking."""
     try:
@@ -71,6 +92,8 @@ def _check_file(path: str) -> None:
             head = file.read(1024)
     except OSError as error:
         raise BadClip(path, f"it cannot be opened: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise BadClip(path, f"it cannot be opened: {error}") from error
     for magic, kind in _PICTURES.items():
         if head.startswith(magic):
             raise BadClip(path, f"it is {kind}, not a video")

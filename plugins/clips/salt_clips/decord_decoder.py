@@ -8,18 +8,22 @@ edit lists, and on open groups of pictures; it does not report damage either. It
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import decord
 import numpy as np
 from jaxtyping import UInt8
 
+from salt_clips.decoders import blaming
 from salt_clips.pictures import cut_out
 from salt_toolkit.errors import BadClip
 from salt_toolkit.views import View
 
 _PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
-# A bad file is reported once, as an error with its path, and not on the terminal as well.
+# Silences FFmpeg inside decord. For a file that is no video, decord itself still writes a line "ERROR opening: ..." to
+# the process's error stream: it has no switch for that, and the stream belongs to all threads.
 decord.logging.set_level(decord.logging.QUIET)
 
 
@@ -28,14 +32,12 @@ class DecordReader:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
+        with _decoding(path):
             self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
             self.num_frames = len(self._reader)
             if self.num_frames < 2:
                 raise BadClip(path, "it holds no second picture: a still image is no clip")
             self.height, self.width = self._reader[0].shape[:2]
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise self._broken(error) from error
 
     def __enter__(self) -> DecordReader:
         return self
@@ -45,13 +47,17 @@ class DecordReader:
 
     def read(self, view: View, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
         """Decodes a view; see `decoders.VideoReader.read`."""
-        try:
+        with _decoding(self.path):
             pictures = self._reader.get_batch(list(view.frames)).asnumpy()
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            raise self._broken(error) from error
         return np.stack([cut_out(picture, view, size) for picture in pictures])
 
-    def _broken(self, error: Exception) -> BadClip:
-        # A time and a place in C++ stand before the reason, and a stack after it.
-        reason = _PLACE.sub("", str(error)).strip().partition("\n")[0]
-        return BadClip(self.path, f"decord cannot decode it: {reason or type(error).__name__}")
+
+@contextmanager
+def _decoding(path: str) -> Iterator[None]:
+    with blaming(path):
+        try:
+            yield
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            # A time and a place in C++ stand before the reason, and a stack after it.
+            reason = _PLACE.sub("", str(error)).strip().partition("\n")[0]
+            raise BadClip(path, f"decord cannot decode it: {reason or type(error).__name__}") from error

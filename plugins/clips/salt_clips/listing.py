@@ -56,10 +56,10 @@ def list_folder(root: Path, split: str) -> Listing:
         DataError: There are no videos, or some have a class and others have none.
     """
     folder = root / split
-    names = sorted(_walk_videos(folder))
+    names = sorted(f"{place}{name}" for place, found in _walk_videos(folder) for name in found)
     loose = [name for name in names if "/" not in name]
     if not names:
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        found = ", ".join(sorted(entry.name for entry in _entries(str(folder)))[:5]) or "nothing"
         raise DataError(
             f"{folder} holds no videos; looked for {folder}/<class>/*{{{','.join(sorted(VIDEO_EXTENSIONS))}}} "
             f"and found {found}"
@@ -71,28 +71,77 @@ def list_folder(root: Path, split: str) -> Listing:
         )
     classes = () if loose else _class_folders(root)
     number = {name: label for label, name in enumerate(classes)}
-    videos = tuple(Video(name, str(folder / name), number.get(name.partition("/")[0])) for name in names)
+    base = os.path.join(folder, "")
+    videos = tuple(Video(name, f"{base}{name}", number.get(name.partition("/")[0])) for name in names)
     return Listing(videos, classes)
 
 
+def count_folder(root: Path, split: str) -> int:
+    """How many videos `list_folder` lists, at a small part of its cost.
+
+    Raises:
+        DataError: As there.
+    """
+    num_loose = num_classed = 0
+    for place, found in _walk_videos(root / split):
+        if place:
+            num_classed += len(found)
+        else:
+            num_loose += len(found)
+    if (num_loose > 0) == (num_classed > 0):
+        # A mistake, and the listing says which.
+        return len(list_folder(root, split).videos)
+    return num_loose + num_classed
+
+
 def _class_folders(root: Path) -> tuple[str, ...]:
-    splits = (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    folders = (entry for split in splits for entry in split.iterdir())
-    return tuple(sorted({entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(".")}))
+    splits = (split for split in _entries(str(root)) if not split.name.startswith(".") and _is_folder(split))
+    folders = (entry for split in splits for entry in _entries(split.path))
+    return tuple(sorted({entry.name for entry in folders if not entry.name.startswith(".") and _is_folder(entry)}))
 
 
-def _walk_videos(folder: Path) -> Iterator[str]:
-    """Posix paths, relative to the folder, of all that is named like a video and is not hidden."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place)
-        # A link to a folder above would be walked for ever.
-        above = {os.path.realpath(parent) for parent in (here, *here.parents)}
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and os.path.realpath(here / name) not in above
-        ]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
-                yield (here / name).relative_to(folder).as_posix()
+def _walk_videos(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """All that is named like a video and is not hidden, folder by folder.
+
+    Yields:
+        A folder's posix path relative to ``folder``, with a slash behind it, empty for the folder itself; and the
+        names of the videos straight in it.
+    """
+    top = os.path.realpath(folder)
+    here = Path(os.path.abspath(folder))
+    # Beside each folder, where it really lies, and where those above it do: a link to one of them would be walked
+    # for ever.
+    pending = [("", top, frozenset((top, *(os.path.realpath(parent) for parent in (here, *here.parents)))))]
+    while pending:
+        place, real, above = pending.pop()
+        found: list[str] = []
+        for entry in _entries(os.path.join(folder, place)):
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if _is_folder(entry):
+                really = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, name)
+                if really not in above:
+                    pending.append((f"{place}{name}/", really, above | {really}))
+            elif name[name.rfind(".") :].lower() in VIDEO_EXTENSIONS:
+                found.append(name)
+        yield place, found
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds; nothing where it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def list_file(pattern: Path, split: str, *, root: Path, labels: bool, delimiter: Delimiter) -> Listing:
@@ -110,25 +159,55 @@ def list_file(pattern: Path, split: str, *, root: Path, labels: bool, delimiter:
     Raises:
         DataError: A line without path or label, a path twice, labels of two kinds, or no lines.
     """
-    rows = _read_rows(Path(str(pattern).replace("{split}", split)), labels, delimiter)
+    rows = _read_rows(_file_of(pattern, split), labels, delimiter)
     classes = _class_names(pattern, rows, delimiter) if labels else ()
     number = {name: label for label, name in enumerate(classes)}
-    videos: dict[str, Video] = {}
-    line_of: dict[str, str] = {}
     base = os.path.abspath(root)
-    for place, name, label in rows:
-        path = os.path.normpath(os.path.join(base, name))
-        if path in videos:
-            raise DataError(f"{place}: {name} stands already at {line_of[path]}; remove one of the two")
-        line_of[path] = place
+    videos: list[Video] = []
+    for (_, name, label), path in zip(rows, _paths(rows, base), strict=True):
         within = path.startswith(base + os.sep)
         clip_id = path[len(base) + 1 :].replace(os.sep, "/") if within else name
-        videos[path] = Video(clip_id, path, number[label] if labels else None)
-    return Listing(tuple(videos.values()), classes)
+        videos.append(Video(clip_id, path, number[label] if labels else None))
+    return Listing(tuple(videos), classes)
+
+
+def count_file(pattern: Path, split: str, *, root: Path, labels: bool, delimiter: Delimiter) -> int:
+    """How many videos `list_file` lists, at a part of its cost; the arguments are the same.
+
+    Raises:
+        DataError: As there.
+    """
+    rows = _read_rows(_file_of(pattern, split), labels, delimiter)
+    if labels:
+        _class_names(pattern, rows, delimiter)
+    return len(_paths(rows, os.path.abspath(root)))
+
+
+def _file_of(pattern: Path, split: str) -> Path:
+    return Path(str(pattern).replace("{split}", split))
 
 
 _Row = tuple[str, str, str]
 """Where it stands (file:line), the path as written, the label as written."""
+
+
+def _paths(rows: Sequence[_Row], base: str) -> list[str]:
+    """Where each row's video lies, no two in one place."""
+    start = os.path.join(base, "")
+    paths = [_join(start, name) for _, name, _ in rows]
+    if len(set(paths)) < len(paths):
+        line_of: dict[str, str] = {}
+        for (place, name, _), path in zip(rows, paths, strict=True):
+            if path in line_of:
+                raise DataError(f"{place}: {name} stands already at {line_of[path]}; remove one of the two")
+            line_of[path] = place
+    return paths
+
+
+def _join(start: str, name: str) -> str:
+    # Nearly every name is plain, and the general way takes many times as long.
+    is_plain = not (name[0] == "/" or name[-1] in "/." or "./" in name or "//" in name)
+    return f"{start}{name}" if is_plain else os.path.normpath(os.path.join(start, name))
 
 
 def _read_rows(file: Path, labels: bool, delimiter: Delimiter) -> list[_Row]:
@@ -188,16 +267,20 @@ def _class_names(pattern: Path, rows: Sequence[_Row], delimiter: Delimiter) -> t
     for other in sorted(glob.glob(glob.escape(str(pattern)).replace("{split}", "*"))):
         if not rows[0][0].startswith(f"{other}:"):
             rows += _read_rows(Path(other), True, delimiter)
-    numbers = [row for row in rows if row[2].removeprefix("-").isdecimal()]
+    # A list has many lines and few labels.
+    labels = {label for _, _, label in rows}
+    numbers = {label for label in labels if label.removeprefix("-").isdecimal()}
     if not numbers:
-        return tuple(sorted({label for _, _, label in rows}))
-    if len(numbers) < len(rows):
-        place, _, label = next(row for row in rows if not row[2].removeprefix("-").isdecimal())
-        raise DataError(f"{place}: the label {label!r} is a name, but {numbers[0][0]} has the number {numbers[0][2]}")
-    for place, path, label in numbers:
-        if int(label) < 0 or str(int(label)) != label:
-            raise DataError(
-                f"{place}: {label} is not a class number (0, 1, 2, ...); for VideoMAEv2's `path 0 -1`, "
-                f"keep the path ({path.split()[0]}) and set labels = false"
-            )
-    return tuple(str(label) for label in range(1 + max(int(label) for _, _, label in numbers)))
+        return tuple(sorted(labels))
+    if len(numbers) < len(labels):
+        place, _, label = next(row for row in rows if row[2] not in numbers)
+        other, _, number = next(row for row in rows if row[2] in numbers)
+        raise DataError(f"{place}: the label {label!r} is a name, but {other} has the number {number}")
+    wrong = {label for label in numbers if int(label) < 0 or str(int(label)) != label}
+    if wrong:
+        place, path, label = next(row for row in rows if row[2] in wrong)
+        raise DataError(
+            f"{place}: {label} is not a class number (0, 1, 2, ...); for VideoMAEv2's `path 0 -1`, "
+            f"keep the path ({path.split()[0]}) and set labels = false"
+        )
+    return tuple(str(label) for label in range(1 + max(int(label) for label in numbers)))

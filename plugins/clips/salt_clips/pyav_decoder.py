@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 
@@ -24,6 +25,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from salt_clips.damage import Header, Timeline, find_damage
+from salt_clips.decoders import blaming
 from salt_clips.pictures import cut_out
 from salt_toolkit.errors import BadClip
 from salt_toolkit.views import View
@@ -42,12 +44,13 @@ class PyAVReader:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._container = _open(path)
-        try:
-            self._prepare()
-        except (BadClip, FFmpegError) as error:
-            self._container.close()
-            raise self._bad_clip(error) from error
+        with _decoding(path):
+            self._container = _open(path)
+            try:
+                self._prepare()
+            except BaseException:
+                self._container.close()
+                raise
 
     def __enter__(self) -> PyAVReader:
         return self
@@ -58,11 +61,9 @@ class PyAVReader:
     def read(self, view: View, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
         """Decodes a view; see `decoders.VideoReader.read`."""
         wanted = sorted(set(view.frames))
-        try:
+        with _decoding(self.path):
             find = self._find_by_time if self._times else self._find_by_count
             pictures = find(wanted, lambda frame: cut_out(self._picture(frame), view, size))
-        except FFmpegError as error:
-            raise self._bad_clip(error) from error
         lost = [index for index in wanted if index not in pictures]
         if lost:
             raise BadClip(self.path, f"{len(lost)} of {len(wanted)} frames cannot be decoded, first frame {lost[0]}")
@@ -187,8 +188,14 @@ class PyAVReader:
         picture = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
         return np.rot90(picture, self._quarter_turns) if self._quarter_turns else picture
 
-    def _bad_clip(self, error: BadClip | FFmpegError) -> BadClip:
-        return error if isinstance(error, BadClip) else BadClip(self.path, f"it cannot be decoded: {error.strerror}")
+
+@contextmanager
+def _decoding(path: str) -> Iterator[None]:
+    with blaming(path):
+        try:
+            yield
+        except FFmpegError as error:
+            raise BadClip(path, f"it cannot be decoded: {error.strerror}") from error
 
 
 def _open(path: str) -> InputContainer:
@@ -203,7 +210,11 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream):
         kinds = sorted({stream.type for stream in container.streams})
-        raise BadClip(path, f"it holds no video, only {' and '.join(kinds) or 'nothing'}")
+        held = f", only {' and '.join(kinds)}" if kinds else " that FFmpeg knows"
+        raise BadClip(path, f"it holds no video{held}")
+    # PyAV's types deny it, but there is none for a codec that FFmpeg has no decoder for.
+    if getattr(stream, "codec_context", None) is None:
+        raise BadClip(path, "it cannot be decoded: its codec is unknown to FFmpeg")
     return stream
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def test_what_is_not_there(tmp_path):
     assert "No such file" in reason(tmp_path / "broken.mp4")
     (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
     assert "cannot be opened" in reason(tmp_path / "loop.mp4")
+    assert "null byte" in reason(tmp_path / "null\0byte.mp4")
 
 
 def test_a_file_that_may_not_be_read(tmp_path, mp4, monkeypatch):
@@ -209,6 +211,94 @@ def test_pictures_built_on_a_damaged_one_are_refused(tmp_path, mp4):
     # The next frames are predicted from the damaged one; they are refused even when it is not asked for.
     with pytest.raises(BadClip, match="cannot be decoded"), open_video(str(path), "pyav") as reader:
         reader.read(View((8, 9), 0, 0, reader.height, reader.width, False), 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "words"),
+    [
+        ("a.mp4", b"avc1", "codec is unknown"),
+        ("a.avi", b"H264", "codec is unknown"),
+        ("a.mkv", b"V_MPEG4/ISO/AVC", "no video that FFmpeg knows"),
+    ],
+)
+def test_a_codec_that_nobody_knows(tmp_path, write_video, name, tag, words):
+    path = write_video(tmp_path / name, codec="libx264", width=160, num_frames=12)
+    path.write_bytes(path.read_bytes().replace(tag, b"z" * len(tag)))
+    num_open = len(os.listdir("/dev/fd"))
+    with pytest.raises(BadClip, match=words) as caught:
+        open_video(str(path), "pyav")
+    # The exception is still held, and with it all that the reader held: only closing frees the file.
+    assert caught.value.path == str(path) and len(os.listdir("/dev/fd")) <= num_open
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("error", [AttributeError("None has no 'x'"), KeyError(3), OverflowError("a\nb")])
+def test_whatever_a_decoder_raises_makes_one_bad_clip(mp4, monkeypatch, decoder, error):
+    whole = View((0, 5), 0, 0, 96, 160, False)
+    reading = {"pyav": "salt_clips.pyav_decoder.VideoReformatter.reformat", "decord": "decord.VideoReader.get_batch"}
+    opening = {"pyav": "av.open", "decord": "decord.VideoReader"}
+    with open_video(str(mp4), decoder) as reader, pytest.raises(BadClip, match=type(error).__name__) as caught:
+        monkeypatch.setattr(reading[decoder], raising(error), raising=True)
+        reader.read(whole, 32)
+    assert caught.value.__cause__ is error and "\n" not in caught.value.reason
+    monkeypatch.setattr(opening[decoder], raising(error))
+    assert type(error).__name__ in reason(mp4, decoder)
+
+
+def test_memory_that_runs_out_is_no_fault_of_a_file(mp4, monkeypatch):
+    monkeypatch.setattr("av.open", raising(MemoryError()))
+    with pytest.raises(MemoryError):
+        open_video(str(mp4), "pyav")
+
+
+def raising(error: Exception):
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    return fail
+
+
+SMALL = {
+    "a.mp4": "libx264",
+    "a.mov": "mpeg4",
+    "a.mkv": "libx264",
+    "a.webm": "libvpx",
+    "b.webm": "libvpx-vp9",
+    "a.avi": "mpeg4",
+    "a.ts": "mpeg2video",
+}
+
+
+@pytest.mark.parametrize(("name", "codec"), SMALL.items())
+def test_bytes_changed_by_chance_give_a_clip_or_a_bad_clip(tmp_path, write_video, name, codec):
+    path = write_video(tmp_path / name, codec=codec, num_frames=12, rate=24, width=64, height=48)
+    sound, chance, num_bad = path.read_bytes(), random.Random(name), 0
+    for _ in range(50):
+        path.write_bytes(damaged(sound, chance))
+        try:
+            with open_video(str(path), "pyav") as reader:
+                frames = (0, reader.num_frames // 2, reader.num_frames - 1)
+                view = View(frames, 0, 0, reader.height, reader.width, False)
+                assert reader.read(view, 16).shape == (3, 16, 16, 3)
+        except BadClip as bad:
+            num_bad += 1
+            assert bad.path == str(path) and bad.reason and "\n" not in bad.reason
+    assert num_bad > 10
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """A file that was cut, lost some bytes, or has changed ones, most of them near its head."""
+    changed, kind = bytearray(data), chance.random()
+    if kind < 0.2:
+        return bytes(changed[: chance.randrange(1, len(changed))])
+    if kind < 0.3:
+        start = chance.randrange(len(changed))
+        del changed[start : start + chance.randrange(1, 400)]
+        return bytes(changed)
+    for _ in range(chance.choice([1, 1, 2, 5, 20])):
+        end = len(changed) if chance.random() < 0.4 else min(900, len(changed))
+        changed[chance.randrange(end)] = chance.randrange(256)
+    return bytes(changed)
 
 
 def test_odd_bytes_in_a_title_are_no_reason(tmp_path, mp4):

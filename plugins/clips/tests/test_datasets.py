@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import salt_clips
 import torch
 from pydantic import ValidationError
 from salt_clips.config import SSv2Config, VideoConfig, VideoFolderConfig, VideoListConfig
+from salt_clips.listing import VIDEO_EXTENSIONS
 
 from salt_toolkit.contracts import Dataset
 from salt_toolkit.errors import BadClip, DataError, MissingArtifact
@@ -112,6 +114,17 @@ def test_a_short_video_is_a_bad_clip_or_repeats_its_last_frame(tmp_path, mp4):
     assert torch.equal(clip[8], clip[9]) and not torch.equal(clip[7], clip[8])
 
 
+def test_every_reason_comes_with_the_same_absolute_path(tmp_path, mp4, monkeypatch):
+    touch(tmp_path / "data" / "train" / "c" / "empty.mp4")
+    shutil.copy(mp4, tmp_path / "data" / "train" / "c" / "short.mp4")
+    monkeypatch.chdir(tmp_path)
+    dataset = build(VideoFolderConfig(root="data"), ClipSpec(frames=41, stride=1, size=32))
+    for index, name in enumerate(["empty.mp4", "short.mp4"]):
+        with pytest.raises(BadClip) as caught:
+            dataset.read(index, 0)
+        assert caught.value.path == str(tmp_path / "data" / "train" / "c" / name)
+
+
 def test_a_damaged_file_is_a_bad_clip_and_its_neighbours_are_read(tmp_path, mp4):
     touch(tmp_path / "train" / "c" / "empty.mp4")
     shutil.copy(mp4, tmp_path / "train" / "c" / "good.mp4")
@@ -177,6 +190,70 @@ def test_a_folder_without_videos_says_where_it_looked(tmp_path):
     touch(tmp_path / "train" / "cats" / "1.txt")
     with pytest.raises(DataError, match=r"train holds no videos.*\.mp4.*found cats"):
         build(VideoFolderConfig(root=str(tmp_path)))
+
+
+def nasty_folder(root: Path) -> None:
+    """Folders with everything that the listing has a rule for."""
+    train = root / "train"
+    touch(train / "a b" / " 1 .mp4", train / "a b" / "2.WebM", train / "a b" / "3.mp4.txt", train / "a b" / "mp4")
+    touch(train / "c" / "..mp4", train / "c" / ".mp4", train / "c" / "x.", train / ".d" / "1.mp4", train / "notes.txt")
+    touch(train / "c" / "folder.mp4" / "deep" / "4.mkv", train / "c" / "folder.mp4" / "deep" / "5.m2ts.TS")
+    touch(root / "beside" / "6.mp4", root / "beside" / "e" / "7.mp4", root / ".hidden" / "8.mp4")
+    (train / "empty" / "er").mkdir(parents=True)
+    os.mkfifo(train / "c" / "pipe.mp4")
+    os.close(os.open(os.fsencode(train / "c") + b"/\xff.mp4", os.O_CREAT))
+    for link, target in {
+        train / "linked": root / "beside",
+        train / "c" / "twice": root / "beside",
+        train / "linked again": Path("..") / ".hidden",
+        train / "c" / "up": train,
+        train / "c" / "farther up": root.parent,
+        root / "beside" / "round": root / "beside",
+        train / "c" / "file.mp4": root / "beside" / "6.mp4",
+        train / "c" / "broken.mp4": root / "nowhere",
+        train / "c" / "self.mp4": train / "c" / "self.mp4",
+    }.items():
+        link.symlink_to(target)
+
+
+def walked(folder: Path) -> list[str]:
+    """The listing's rules once more, by other code."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        above = [os.path.realpath(path) for path in (Path(place), *Path(place).parents)]
+        folders[:] = [
+            name for name in folders if name[0] != "." and (Path(place) / name).resolve() not in map(Path, above)
+        ]
+        named = [Path(place, name) for name in files if name[0] != "."]
+        found += [str(path.relative_to(folder)) for path in named if path.suffix.lower() in VIDEO_EXTENSIONS]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("linked_root", [False, True])
+def test_folders_are_counted_by_the_rules_of_the_listing(tmp_path, linked_root):
+    nasty_folder(tmp_path / "data")
+    root = tmp_path / "data"
+    if linked_root:  # a way from the data set to itself that no single link shows
+        root = tmp_path / "link"
+        root.symlink_to(tmp_path / "data")
+        (tmp_path / "data" / "train" / "c" / "above all").symlink_to(tmp_path)
+    config = VideoFolderConfig(root=str(root))
+    ids = list(build(config).clip_ids)
+    assert ids == walked(root / "train")
+    assert "c/folder.mp4/deep/5.m2ts.TS" in ids and "c/twice/e/7.mp4" in ids and "linked again/8.mp4" in ids
+    assert config.num_clips() == len(ids)
+
+
+@pytest.mark.parametrize("names", [[], ["c/notes.txt"], ["1.mp4", "c/2.mp4"], [".c/1.mp4"]])
+def test_what_cannot_be_listed_is_not_counted_either(tmp_path, names):
+    (tmp_path / "train").mkdir()
+    touch(*(tmp_path / "train" / name for name in names))
+    config = VideoFolderConfig(root=str(tmp_path))
+    with pytest.raises(DataError) as listed:
+        build(config)
+    with pytest.raises(DataError) as counted:
+        config.num_clips()
+    assert str(counted.value) == str(listed.value)
 
 
 # video_list
@@ -251,8 +328,34 @@ def test_ids_do_not_hold_the_place_of_the_root(tmp_path):
     ],
 )
 def test_a_list_with_mistakes_names_the_line(tmp_path, text, settings, words):
-    with pytest.raises(DataError, match=words):
-        build(write_list(tmp_path / "list.txt", text, **settings))
+    config = write_list(tmp_path / "list.txt", text, **settings)
+    for use in (build, VideoListConfig.num_clips):
+        with pytest.raises(DataError, match=words):
+            use(config)
+
+
+@pytest.mark.parametrize("delimiter", ["space", "comma"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_lists_are_counted_by_the_rules_of_the_listing(tmp_path, delimiter, labels):
+    names = [
+        "a.mp4",
+        "./b.mp4",
+        "d/../c.mp4",
+        "e//f.mp4",
+        "g/.",
+        "../h.mp4",
+        "/i.mp4",
+        f"{tmp_path}/j.mp4",
+        "k l..mp4",
+        "m./n",
+    ]
+    end = {"space": " 1", "comma": ",1"}[delimiter] if labels else ""
+    text = "\ufeff\n" + "\r\n \n".join(f"{name}{end}" for name in names)
+    config = write_list(tmp_path / "list.txt", text, labels=labels, delimiter=delimiter)
+    paths = [os.path.normpath(os.path.join(tmp_path, name)) for name in names]
+    assert [video.path for video in config.listing().videos] == paths
+    assert list(build(config).clip_ids)[:5] == ["a.mp4", "b.mp4", "c.mp4", "e/f.mp4", "g"]
+    assert config.num_clips() == len(build(config).clip_ids) == len(names)
 
 
 def test_a_list_that_is_no_text(tmp_path):
@@ -352,3 +455,104 @@ def test_annotations_with_mistakes_name_the_file(tmp_path, name, content, words)
     (tmp_path / f"{name}.json").write_text(content)
     with pytest.raises(DataError, match=words):
         build(SSv2Config(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (json.dumps(TRAIN)[:-1], "not JSON"),
+        (json.dumps(TRAIN) + "]", "not JSON"),
+        (json.dumps(TRAIN).replace(",", ",,", 1), "not JSON"),
+        (json.dumps(TRAIN).encode().replace(b"a cup", b"\xff cup"), "not JSON"),
+        (json.dumps({"id": "1"}), "expected a list"),
+        (json.dumps([*TRAIN, {"label": "x"}]), "expected entries"),
+        (json.dumps([*TRAIN, "78687"]), "expected entries"),
+        (json.dumps([]), "lists no clips"),
+        (json.dumps(TRAIN + TRAIN[:1]), "78687 stands there twice"),
+    ],
+)
+def test_an_annotation_with_mistakes_is_not_counted(tmp_path, content, words):
+    write_ssv2(tmp_path)
+    (tmp_path / "train.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    for use in (SSv2Config.num_clips, build):
+        with pytest.raises(DataError, match=words):
+            use(SSv2Config(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps([{**entry, "id": int(entry["id"])} for entry in TRAIN]),
+        "\ufeff" + json.dumps(TRAIN, indent=2),
+        json.dumps([{"more": {"id": "3", "list": [{"id": "4"}]}, **entry} for entry in TRAIN]),
+        json.dumps([{**entry, "label": 'a "id": {} \\ \u00fc'} for entry in TRAIN]),
+    ],
+)
+def test_unusual_annotations_are_counted_as_they_are_listed(tmp_path, content):
+    write_ssv2(tmp_path)
+    (tmp_path / "train.json").write_text(content, encoding="utf-8")
+    config = SSv2Config(root=str(tmp_path))
+    assert config.num_clips() == len(build(config).clip_ids) == 2
+
+
+# Counting, whose time is most of what a check takes
+
+TIMER = """
+import json, os, sys, time
+from salt_clips.config import *
+def seconds_of(count):
+    begin = time.process_time()
+    found = count()
+    assert found == int(sys.argv[1]), found
+    return time.process_time() - begin
+for count in sys.argv[2:]:
+    print(min(seconds_of(eval("lambda: " + count)) for _ in range(3)))
+assert "torch" not in sys.modules
+"""
+
+
+def seconds_of(num_clips: int, *counts: str) -> list[float]:
+    """The CPU seconds that each way of counting takes, in a process whose functions are not checked at every call."""
+    command = [sys.executable, "-c", TIMER, str(num_clips), *counts]
+    return [
+        float(line) for line in subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.split()
+    ]
+
+
+@pytest.mark.slow
+def test_counting_many_videos_costs_little_more_than_walking_their_folders(tmp_path):
+    first = tmp_path / "train" / "first"
+    first.mkdir(parents=True)
+    for number in range(10_000):
+        os.close(os.open(first / f"{number}.mp4", os.O_CREAT | os.O_WRONLY))
+    for number in range(16):
+        (tmp_path / "train" / f"{number}").symlink_to("first")
+    counting, walking = seconds_of(
+        170_000,
+        f"VideoFolderConfig(root={str(tmp_path)!r}).num_clips()",
+        f"sum(len(files) for _, _, files in os.walk({str(tmp_path)!r}, followlinks=True))",
+    )
+    assert counting < 0.1 + 4 * walking
+
+
+@pytest.mark.slow
+def test_counting_a_long_list_costs_little_more_than_reading_it(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"a class/{number}.mp4 {number % 400}\n" for number in range(170_000)))
+    counting, reading = seconds_of(
+        170_000,
+        f"VideoListConfig(list={str(file)!r}).num_clips()",
+        f"len([(number, *line.rsplit(maxsplit=1)) for number, line in enumerate(open({str(file)!r}))])",
+    )
+    assert counting < 0.1 + 5 * reading
+
+
+@pytest.mark.slow
+def test_counting_all_of_something_something_costs_less_than_parsing_it(tmp_path):
+    write_ssv2(tmp_path)
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps([{**TRAIN[0], "id": str(number)} for number in range(168_913)]))
+    counting, parsing = seconds_of(
+        168_913, f"SSv2Config(root={str(tmp_path)!r}).num_clips()", f"len(json.load(open({str(file)!r})))"
+    )
+    assert counting < 0.8 * parsing

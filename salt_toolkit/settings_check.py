@@ -1,0 +1,116 @@
+"""Settings that no run can use, that are too large for this machine, or that do nothing; no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from salt_toolkit.errors import GeometryError, SaltError, mistake_of_a_plugin
+from salt_toolkit.findings import Finding
+from salt_toolkit.geometry import Grid, MaskCounts
+from salt_toolkit.host import total_memory
+from salt_toolkit.recipe import Recipe
+
+SCHEDULE_SAMPLES = 2000
+"""At how many steps, evenly spread, schedules are looked at."""
+
+
+def too_much_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding]:
+    """Whether the clips that the loader holds fit into this machine's memory.
+
+    Args:
+        recipe: A valid recipe.
+        wanted_gb: Gigabytes that the loader will hold, if that is known.
+    """
+    total = total_memory()
+    if wanted_gb is None or total is None or wanted_gb * 1e9 <= total:
+        return
+    from_cache = recipe.loader.ram_cache_mb * 1e6 > total / 2
+    key = "loader.ram_cache_mb" if from_cache else "loader.prefetch"
+    message = f"the loader will hold {wanted_gb:.3g} GB of clips, and this machine has {total / 1e9:.3g} GB of memory"
+    yield Finding("warning", key, message, f"Lower {key}{'' if from_cache else ' or train.batch_size'}.")
+
+
+def impossible_schedules(recipe: Recipe, grid: Grid | None, steps: int) -> Iterator[Finding]:
+    """Whether every schedule fits the run's length, and whether the run can live with all that it comes to.
+
+    Args:
+        recipe: A valid recipe.
+        grid: The student's, if that is known.
+        steps: Of the run.
+    """
+    for name, selected in recipe.schedules.items():
+        try:
+            schedule = selected.build(total_steps=steps)
+            stride = math.ceil(steps / SCHEDULE_SAMPLES)
+            values = {step: schedule(step) for step in (*range(0, steps, stride), steps - 1)}
+            yield from _values(recipe, grid, name, values)
+        except SaltError as error:
+            yield Finding("error", f"schedules.{name}", str(error))
+        except Exception as error:  # a third party's code may raise anything
+            yield Finding("error", f"schedules.{name}", mistake_of_a_plugin(error))
+
+
+def _values(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[int, float]) -> Iterator[Finding]:
+    """Rates and ratios, by their step, that no run can use."""
+    key = f"schedules.{name}"
+    if name in ("lr", "weight_decay"):
+        bad = next((step for step, value in values.items() if not 0 <= value < math.inf), None)
+        if bad is not None:
+            message = f"is {values[bad]:g} at step {bad:,}, and must not be below 0 or without end"
+            yield Finding("error", key, message, "Change its settings.")
+        elif name == "lr" and not any(values.values()):
+            yield Finding("error", key, "is 0 at every step, so nothing would be learned", "Raise it.")
+    elif name == "mask_ratio" and grid and recipe.masker:
+        for step, ratio in values.items():
+            try:
+                recipe.masker.config.counts(grid, ratio)
+            except GeometryError as error:
+                yield Finding("error", key, f"at step {step:,}: {error}")
+                return
+
+
+def settings_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterator[Finding]:
+    """Settings that say something and do nothing.
+
+    Args:
+        recipe: A valid recipe.
+        drawn: What the masker draws of a clip, if that is known.
+    """
+    yield from _method_without_effect(recipe, drawn)
+    clip = recipe.clip
+    if recipe.objective and recipe.teachers and all(teaching.objective for teaching in recipe.teachers):
+        yield Finding("note", "objective", "has no effect: every teacher has its own objective")
+    for name in ("crop_scale", "crop_aspect"):
+        if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
+            yield Finding(
+                "warning", f"clip.{name}", 'has no effect with clip.crop = "center"', 'Use crop = "random_resized".'
+            )
+    if clip.views > 1 and clip.start == "center" and clip.crop == "center" and not clip.flip:
+        yield Finding(
+            "warning",
+            "clip.views",
+            f"all {clip.views} views are the same: start and crop are centred, and nothing flips",
+            'Use start = "random" or crop = "random_resized", or views = 1.',
+        )
+    workers_full = recipe.train.batch_size * recipe.loader.prefetch
+    if recipe.loader.workers > workers_full:
+        yield Finding(
+            "warning",
+            "loader.workers",
+            f"{recipe.loader.workers} threads can never all work: {workers_full} clips are read ahead at most",
+            "Lower loader.workers or raise loader.prefetch.",
+        )
+
+
+def _method_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterator[Finding]:
+    """What the method says of its own settings; a scheduled mask ratio may give them an effect at some step."""
+    if drawn and "mask_ratio" not in recipe.schedules:
+        for name, reason in recipe.method.config.without_effect(drawn).items():
+            key = f"method.{name}"
+            yield Finding("warning", key, f"has no effect: {reason}", f"Change it, or take it away (--set {key}=).")
+
+
+def _default(clip: Any, name: str) -> Any:
+    return type(clip).model_fields[name].default
