@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from salt_toolkit.demo.story import judge, run_demo
+from salt_toolkit.demo.story import bundled_recipes, judge, run_demo
 from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
@@ -28,7 +28,7 @@ SETTINGS = {
 def main(folder: Path) -> None:
     """Runs the demo (or takes what an earlier call finished), then a student for each setting; prints a table."""
     if not (folder / "summary.json").exists():
-        run_demo(folder, Path("recipes"), seed=0)
+        run_demo(folder, bundled_recipes(), seed=0)
     speeds: dict[str, float] = {}
     runs: dict[str, Path] = {}
     shared = [f"run.dir={folder}", f"dataset.root={folder / 'data'}", f"teacher.path={folder / 'teacher'}"]

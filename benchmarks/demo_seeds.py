@@ -12,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from salt_toolkit.demo.story import run_demo
+from salt_toolkit.demo.story import bundled_recipes, run_demo
 
 
 def main(folder: Path, num_seeds: int) -> None:
@@ -21,7 +21,7 @@ def main(folder: Path, num_seeds: int) -> None:
     for seed in range(1, num_seeds + 1):
         directory = folder / f"seed{seed}"
         if not (directory / "summary.json").exists():
-            run_demo(directory, Path("recipes"), seed=seed)
+            run_demo(directory, bundled_recipes(), seed=seed)
         summaries.append(json.loads((directory / "summary.json").read_text(encoding="utf-8")))
     print(f"| encoder | k-NN, mean of {num_seeds} seeds (least to largest) | linear probe |")
     print("|---|---|---|")

@@ -3,7 +3,8 @@
 Each teacher runs its dense latents on noise, as training and caching do: inference mode, autocast
 to bfloat16 where the device has it natively, fused attention. The peak is NVIDIA's dense bfloat16
 figure for known GPUs; elsewhere it is the best matrix product that this machine does in the same
-run. VideoMAE is also compared with transformers' model, the straightforward way, in turns.
+run. VideoMAE is also compared with transformers' model, the straightforward way, in turns. Latents
+under bfloat16 are compared with those in float32, token by token.
 
 python benchmarks/teachers.py [--sizes small base] [--batch 8] [--compile] [--json FILE]
 """
@@ -54,11 +55,13 @@ def main() -> None:
     peak, name = _peak(device, bf16)
     print(f"{name}, {'bf16' if bf16 else 'fp32'}, peak {peak / 1e12:.3g} TFLOP/s, torch {torch.__version__}")
     rows = [_measure(size, arguments, device, bf16, peak) for size in arguments.sizes]
-    print("| teacher | GFLOP a clip | clips a second | share of peak | over transformers |")
-    print("|---|---|---|---|---|")
+    print("| teacher | GFLOP a clip | clips a second | share of peak | over transformers | bf16 error (largest) |")
+    print("|---|---|---|---|---|---|")
     for row in rows:
         ratio = f"{row['over_transformers']:.2f}" if row["over_transformers"] else "-"
+        error, largest = row["bf16_error"]
         cells = f"{row['gflops']:.1f} | {row['clips_per_second']:.2f} | {row['share']:.1%} | {ratio}"
+        cells += f" | {error:.2%} ({largest:.2%})"
         print(f"| {row['size']} | {cells} |")
     if arguments.json:
         arguments.json.write_text(json.dumps({"device": name, "peak": peak, "rows": rows}, indent=2))
@@ -87,7 +90,18 @@ def _measure(size: str, arguments: Any, device: torch.device, bf16: bool, peak: 
         "clips_per_second": clips_per_second,
         "share": flops * clips_per_second / peak,
         "over_transformers": seconds["transformers"] / seconds["salt"] if "transformers" in seconds else None,
+        "bf16_error": _bf16_error(teacher, batch, device),
     }
+
+
+@torch.inference_mode()
+def _bf16_error(teacher: Teacher, batch: ClipBatch, device: torch.device) -> tuple[float, float]:
+    """Length of a token's error over its length: the median over all tokens, and the largest."""
+    exact = teacher(batch)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        rounded = teacher(batch)
+    errors = (rounded - exact).norm(dim=-1) / exact.norm(dim=-1)
+    return errors.median().item(), errors.max().item()
 
 
 def _transformers_model(config: Any) -> VideoMAEModel:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,30 @@ def test_the_root_declares_exactly_the_plugins_own_entry_points():
 def test_the_wheel_holds_exactly_the_core_and_the_plugins():
     packages = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "plugins").glob("*/salt_*") if path.is_dir())
     assert sorted(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == [*packages, "salt_toolkit"]
+
+
+def test_a_wheel_unpacked_elsewhere_runs_and_finds_its_recipes(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    script = "from salt_toolkit.demo.story import bundled_recipes as b; print(b())"
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    recipes = Path(found.stdout.strip())
+    assert recipes.is_relative_to(tmp_path)
+    assert {path.name for path in recipes.iterdir()} == {path.name for path in (ROOT / "recipes").glob("*.toml")}
 
 
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)

@@ -10,32 +10,44 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 
 from salt_toolkit.demo.data import write_demo_data
-from salt_toolkit.demo.motion import DIRECTIONS, FADE, LABELS, NUM_FRAMES, SIZE, _strength, draw_motion
+from salt_toolkit.demo.motion import (
+    DIRECTIONS,
+    FADE,
+    LABELS,
+    NUM_FRAMES,
+    SIZE,
+    SPEEDS,
+    _meeting,
+    _strength,
+    draw_motion,
+)
 from salt_toolkit.demo.story import run_demo
 from salt_toolkit.errors import DataError
 from salt_toolkit.seeding import generator_for
 
+SIZES = {"train": 1000, "validation": 600}
 
-def clips_of(split, num_clips):
-    labels = np.arange(num_clips) % len(LABELS)
+
+def clips_of(split, num_clips, motions=LABELS):
+    labels = np.arange(num_clips) % len(motions)
     clips = [
-        draw_motion(generator_for(0, "demo", split, number), label=int(label), split=split)
+        draw_motion(generator_for(0, "demo", split, number), label=LABELS.index(motions[label]), split=split)
         for number, label in enumerate(labels)
     ]
     return np.stack(clips), labels
 
 
-def test_no_single_frame_gives_the_label_away():
-    (train, labels), (held_out, truth) = clips_of("train", 1500), clips_of("validation", 750)
-    (train, labels), (held_out, truth) = (
-        (clips[which < len(DIRECTIONS)], which[which < len(DIRECTIONS)])
-        for clips, which in ((train, labels), (held_out, truth))
-    )
-    chance = 1 / len(DIRECTIONS)
+CROSSING = tuple(label for label in LABELS if label.partition("_")[0] in DIRECTIONS)
+
+
+@pytest.mark.parametrize("alike", [CROSSING, ("collide", "pass")], ids=["crossing", "meeting"])
+def test_no_single_frame_gives_the_label_away(alike):
+    (train, labels), (held_out, truth) = (clips_of(split, count, alike) for split, count in SIZES.items())
+    chance = 1 / len(alike)
     for frame in (0, NUM_FRAMES // 2, NUM_FRAMES - 1):
         probe = RidgeClassifier(alpha=100.0).fit(train[:, frame, ::2, ::2].reshape(len(train), -1) / 255, labels)
         score = probe.score(held_out[:, frame, ::2, ::2].reshape(len(held_out), -1) / 255, truth)
-        # Four standard errors of a guess among 600 clips.
+        # Four standard errors of a guess.
         assert score < chance + 4 * np.sqrt(chance * (1 - chance) / len(truth))
 
 
@@ -67,17 +79,36 @@ def test_digits_appear_and_vanish_once_and_wholly(number):
     np.testing.assert_allclose(sorted(shown), sorted(hidden))
 
 
-def test_the_digit_moves_as_its_label_says():
-    clips, labels = clips_of("train", 96)
-    clips, labels = clips[labels < len(DIRECTIONS)], labels[labels < len(DIRECTIONS)]
-    for clip, label in zip(clips.astype(float), labels, strict=True):
-        digit = np.abs(clip - np.median(clip, axis=(1, 2), keepdims=True)).sum(axis=-1)
-        # The centre on a torus, from the phase of the first harmonic.
-        wave = np.exp(2j * np.pi * np.arange(SIZE) / SIZE)
-        row = np.unwrap(np.angle(digit.sum(axis=2) @ wave))
-        column = np.unwrap(np.angle(digit.sum(axis=1) @ wave))
-        angle = np.degrees(np.arctan2(row[0] - row[-1], column[-1] - column[0])) % 360
-        assert abs((angle - 45 * label + 180) % 360 - 180) < 20
+def centres_of(ink):
+    """Row and column of the centre in each frame, on a torus: the phases of the first harmonic, unwrapped."""
+    wave = np.exp(2j * np.pi * np.arange(SIZE) / SIZE)
+    phases = [np.unwrap(np.angle(ink.sum(axis=axis) @ wave)) for axis in (2, 1)]
+    return np.stack(phases, axis=1) * SIZE / (2 * np.pi)
+
+
+def test_digits_cross_the_picture_as_their_label_says():
+    clips, labels = clips_of("train", 96, CROSSING)
+    for clip, label in zip(clips, labels, strict=True):
+        direction, _, speed = CROSSING[label].partition("_")
+        centres = centres_of(ink_of(clip))
+        travelled = (centres[-1] - centres[0]) / (NUM_FRAMES - 1)
+        least, largest = SPEEDS[speed]
+        # Clipped colours and other strokes coming in over the edge move the measured centre a little.
+        assert least - 0.3 < np.dot(travelled, DIRECTIONS[direction]) < largest + 0.3
+        assert abs(np.dot(travelled, DIRECTIONS[direction][::-1])) < 0.3
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_two_digits_meet_and_only_then_rebound_or_pass(number):
+    collide, through = (_meeting(generator_for(0, "meeting", number), motion) for motion in ("collide", "pass"))
+    between, beyond = (two[0].path - two[1].path for two in (collide, through))
+    axis = int(np.ptp(between[:, 1]) > np.ptp(between[:, 0]))
+    before = beyond[:, axis] * beyond[0, axis] > 0
+    assert 0 < before.sum() < NUM_FRAMES
+    np.testing.assert_allclose(between[before], beyond[before])
+    # Afterwards the other digit is where this one would have been.
+    np.testing.assert_allclose(between[~before, axis], -beyond[~before, axis])
+    np.testing.assert_allclose(between[:, 1 - axis], beyond[:, 1 - axis])
 
 
 def test_videos_on_disk_are_real_and_the_splits_share_no_digit(tmp_path):
@@ -112,6 +143,7 @@ def test_the_story_ends_with_figures_and_pictures(tmp_path, pytestconfig, capsys
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert list(summary["encoders"]) == ["raw pixels", "random initialisation", "teacher", "distilled student"]
     assert all(0 <= score <= 1 for result in summary["encoders"].values() for score in result.values())
+    assert set(summary["motions"]["teacher"]) <= set(LABELS)
     assert summary["runs"]["student"]["step"] == 4
     assert (tmp_path / "demo" / "curves.png").stat().st_size > 10_000
     assert (tmp_path / "demo" / "masks.png").stat().st_size > 10_000

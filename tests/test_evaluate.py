@@ -59,6 +59,18 @@ def test_probes_tell_separate_classes_from_noise():
     assert abs(mixed.linear - 1 / 3) < 0.12
 
 
+def test_the_linear_probe_says_which_labels_it_found():
+    generator = np.random.default_rng(2)
+    labels = np.repeat(np.arange(3), 60)
+    # Labels 1 and 2 lie in one place; label 0 lies apart.
+    features = 12.0 * np.eye(3, 8)[np.minimum(labels, 1)] + generator.normal(size=(180, 8))
+    clips = LabelledFeatures(features.astype(np.float32), labels.astype(np.int64))
+    result = probe(clips, clips)
+    assert result.linear_by_label[0] == 1.0
+    assert result.linear_by_label[1] + result.linear_by_label[2] < 1.6
+    assert result.linear == pytest.approx(np.mean(list(result.linear_by_label.values())))
+
+
 def test_probes_do_not_depend_on_the_scale_of_single_numbers():
     generator = np.random.default_rng(1)
     train, held_out = clouds(generator, 2.0), clouds(generator, 2.0)

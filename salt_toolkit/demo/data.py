@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from av.error import FFmpegError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,14 +31,15 @@ def write_demo_data(directory: Path, *, num_train: int, num_validation: int, see
         How many videos were written now.
 
     Raises:
-        DataError: The directory holds something else.
+        DataError: The directory holds something else, or cannot be written.
     """
     settings = {"labels": list(LABELS), "num_train": num_train, "num_validation": num_validation, "seed": seed}
-    _claim(directory, settings)
+    with _writing(directory):
+        _claim(directory, settings)
     columns = (TextColumn("videos"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("ETA"))
     console = Console(stderr=True)
     shown = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
-    with shown as bar:
+    with _writing(directory), shown as bar:
         task = bar.add_task("videos", total=None)
         return write_motion_videos(
             directory,
@@ -46,11 +50,27 @@ def write_demo_data(directory: Path, *, num_train: int, num_validation: int, see
         )
 
 
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Tells of a disk that does not take what is written, in the user's words."""
+    try:
+        yield
+    except (OSError, FFmpegError) as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{directory} cannot be written ({reason}); make room, mend the rights, or name another directory; the "
+            "same command goes on where it stopped"
+        ) from error
+
+
 def _claim(directory: Path, settings: dict[str, object]) -> None:
     """Marks the directory as a demo set with these settings, or refuses to mix two sets."""
     manifest = directory / MANIFEST
     if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{manifest} is damaged ({error}); delete {directory}, or name another") from error
         if found != settings:
             raise DataError(f"{directory} holds a demo set made with {found}, not {settings}; name another directory")
         return

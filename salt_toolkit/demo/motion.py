@@ -1,10 +1,10 @@
-"""Videos of a moving digit, labelled by how it moves: what no single frame gives away."""
+"""Videos of moving digits, labelled by how they move: what no single frame gives away."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,17 @@ from sklearn.datasets import load_digits
 
 from salt_toolkit.seeding import generator_for
 
-DIRECTIONS = ("right", "up_right", "up", "up_left", "left", "down_left", "down", "down_right")
-"""Directions of motion, anticlockwise in steps of 45 degrees."""
+DIRECTIONS = {"right": (0, 1), "up": (-1, 0), "left": (0, -1), "down": (1, 0)}
+"""Rows and columns in which a digit crosses the picture."""
 
-LABELS = (*DIRECTIONS, "approach", "recede", "appear", "vanish")
-"""What a digit does: it moves across the picture, grows, shrinks, fades in, or fades out."""
+SPEEDS = {"slow": (1.0, 1.6), "fast": (2.4, 3.2)}
+"""Least and largest speed of a digit that crosses the picture, in pixels a frame."""
+
+LABELS = (
+    *(f"{direction}_{speed}" for direction in DIRECTIONS for speed in SPEEDS),
+    *("approach", "recede", "appear", "vanish", "collide", "pass"),
+)
+"""A digit crosses the picture, grows, shrinks, fades in, or fades out; two digits rebound, or pass each other."""
 
 SIZE = 32
 """Height and width of a video, in pixels."""
@@ -30,17 +36,26 @@ NUM_FRAMES = 8
 
 FRAME_RATE = 8
 
-SPEED = (1.5, 3.0)
-"""Least and largest speed, in pixels a frame."""
+DIGIT_SIZE = 8
+"""Height and width of scikit-learn's digits, in their own pixels."""
 
 MAGNIFICATION = (2.4, 3.2)
-"""Least and largest size of a digit's pixel (a digit has 8x8), in a video's pixels."""
+"""Least and largest size of a digit's pixel, in a video's pixels."""
 
 GROWTH = 1.6
 """How many times larger an approaching digit is in the last frame than in the first; in between, as steadily."""
 
 FADE = 3
 """Frames in which a digit appears or vanishes; they lie anywhere in the video."""
+
+PAIR_MAGNIFICATION = (1.3, 1.7)
+"""As `MAGNIFICATION`, of two digits that meet."""
+
+PAIR_SPEED = (1.5, 2.5)
+"""Least and largest speed of each of two digits that meet, in pixels a frame."""
+
+MEETING = (2.5, 4.5)
+"""Earliest and latest time at which two digits meet, in frames."""
 
 BACKGROUND = (0.35, 0.65)
 """Range of each of a background's colour channels, where 1 is full."""
@@ -93,40 +108,68 @@ def write_motion_videos(
     return written
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one digit does, frame by frame."""
+
+    path: Float[np.ndarray, "frames 2"]
+    """Row and column of its centre, in pixels."""
+
+    magnification: Float[np.ndarray, " frames"]
+    strength: Float[np.ndarray, " frames"]
+    """How opaque it is, 0 to 1."""
+
+
 def draw_motion(
     generator: np.random.Generator, *, label: int, split: str
 ) -> UInt8[np.ndarray, "frames height width channels"]:
-    """Draws one video: a digit that moves, grows, shrinks, appears or vanishes, over a plain background.
+    """Draws one video: one digit, or two that meet, over a plain background.
 
-    What leaves at one edge comes back at the other, so the digit is equally likely everywhere in every
-    frame. A frame out of its video says nothing of a direction, and cannot tell growing from shrinking,
-    or appearing from vanishing: each is the other played backwards.
+    What leaves at one edge comes back at the other, so a digit is equally likely everywhere in every
+    frame. A frame out of its video says nothing of direction and speed, and cannot tell growing from
+    shrinking or appearing from vanishing (each is the other played backwards), nor rebounding from
+    passing (once they have met, two digits stand where the two of the other video would).
 
     Args:
-        generator: Draws digit, colours, magnification, speed, first place, and when it appears or vanishes.
+        generator: Draws digits, colours, magnification, speed, first place, and the time of what happens.
         label: Index into `LABELS`.
         split: Whose digits to show, ``train`` or ``validation``.
     """
-    digits = _digits(split)
-    digit = digits[generator.integers(len(digits))]
-    background, colour = _draw_colours(generator)
-    velocity = _velocity(generator.uniform(*SPEED), LABELS[label])
-    magnification = generator.uniform(*MAGNIFICATION) * _growth(LABELS[label])
-    strength = _strength(int(generator.integers(1, NUM_FRAMES - FADE + 1)), LABELS[label])
-    start = generator.uniform(0, SIZE, 2)
-    frames = np.empty((NUM_FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
-    for frame in range(NUM_FRAMES):
-        cover = strength[frame] * _place(digit, start + frame * velocity, magnification[frame])[..., None]
-        frames[frame] = np.rint(255 * (cover * colour + (1 - cover) * background))
-    return frames
+    motion = LABELS[label]
+    background = generator.uniform(*BACKGROUND, 3)
+    parts = _meeting(generator, motion) if motion in ("collide", "pass") else [_solo(generator, motion)]
+    frames = np.tile(background, (NUM_FRAMES, SIZE, SIZE, 1))
+    for part in parts:
+        digits = _digits(split)
+        digit = digits[generator.integers(len(digits))]
+        colour = _draw_colour(generator, background)
+        for frame in range(NUM_FRAMES):
+            cover = part.strength[frame] * _place(digit, part.path[frame], part.magnification[frame])[..., None]
+            frames[frame] += cover * (colour - frames[frame])
+    return np.rint(255 * frames).astype(np.uint8)
 
 
-def _velocity(speed: float, motion: str) -> Float[np.ndarray, " 2"]:
-    """Rows and columns a frame; a digit that does not cross the picture stands still."""
-    if motion not in DIRECTIONS:
-        return np.zeros(2)
-    angle = DIRECTIONS.index(motion) * math.tau / len(DIRECTIONS)
-    return speed * np.array([-math.sin(angle), math.cos(angle)])
+def _solo(generator: np.random.Generator, motion: str) -> _Part:
+    """A digit that crosses the picture, or stands still and grows, shrinks, appears or vanishes."""
+    direction, _, speed = motion.partition("_")
+    velocity = np.array(DIRECTIONS.get(direction, (0, 0))) * generator.uniform(*SPEEDS.get(speed, (0, 0)))
+    path = generator.uniform(0, SIZE, 2) + np.arange(NUM_FRAMES)[:, None] * velocity
+    begin = int(generator.integers(1, NUM_FRAMES - FADE + 1))
+    return _Part(path, generator.uniform(*MAGNIFICATION) * _growth(motion), _strength(begin, motion))
+
+
+def _meeting(generator: np.random.Generator, motion: str) -> list[_Part]:
+    """Two digits on neighbouring lanes that come towards each other, touch, and rebound or pass."""
+    magnification = generator.uniform(*PAIR_MAGNIFICATION)
+    along = generator.uniform(*PAIR_SPEED) * (generator.uniform(*MEETING) - np.arange(NUM_FRAMES))
+    if motion == "collide":
+        along = np.abs(along)
+    # Half a digit's width to either side: they touch and do not cover each other.
+    across = np.full(NUM_FRAMES, DIGIT_SIZE * magnification / 2)
+    offset = generator.choice([-1, 1]) * np.stack((along, generator.choice([-1, 1]) * across), axis=1)
+    offset = offset[:, :: generator.choice([-1, 1])]
+    middle, whole = generator.uniform(0, SIZE, 2), np.ones(NUM_FRAMES)
+    return [_Part(middle + side * offset, magnification * whole, whole) for side in (-1, 1)]
 
 
 def _growth(motion: str) -> Float[np.ndarray, " frames"]:
@@ -154,13 +197,12 @@ def _digits(split: str) -> Float[np.ndarray, "digit 10 10"]:
     return images[order[:num_train] if split == "train" else order[num_train:]]
 
 
-def _draw_colours(generator: np.random.Generator) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
-    """Draws a background colour and a digit's colour that stands out from it, lighter or darker."""
-    background = generator.uniform(*BACKGROUND, 3)
+def _draw_colour(generator: np.random.Generator, background: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+    """Draws a colour that stands out from the background, lighter or darker."""
     while True:
         colour = generator.uniform(0, 1, 3)
         if np.abs(colour - background).sum() > LEAST_CONTRAST:
-            return background, colour
+            return colour
 
 
 def _place(

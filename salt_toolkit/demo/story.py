@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import salt_toolkit
 from salt_toolkit.assemble import build_dataset, build_student, student_spec
-from salt_toolkit.component import MaskerConfig
 from salt_toolkit.contracts import Student
 from salt_toolkit.demo.data import write_demo_data
+from salt_toolkit.demo.motion import LABELS
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
 from salt_toolkit.evaluate.probes import ProbeResult, probe
 from salt_toolkit.files import read_lines, write_json
@@ -27,6 +28,8 @@ from salt_toolkit.train.start import run_recipe
 
 NUM_TRAIN = 1500
 NUM_VALIDATION = 600
+MASKERS = ("multiblock", "random", "tube")
+"""Those of the picture; others may have settings without a default."""
 
 
 @dataclass
@@ -40,6 +43,13 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[part] = round(now - self._last, 1)
         self._last = now
+
+
+def bundled_recipes() -> Path:
+    """The folder of the recipes that come with the toolkit: in a wheel beside its code, else in the repository."""
+    package = Path(salt_toolkit.__file__).parent
+    packaged = package / "recipes"
+    return packaged if packaged.is_dir() else package.parent / "recipes"
 
 
 def run_demo(
@@ -73,11 +83,10 @@ def run_demo(
     results = judge(student, {"teacher": teacher_directory, "distilled student": RunDirectory.of(student).path})
     clock.mark("probes")
     runs = {recipe.run.name: RunDirectory.of(recipe).metrics for recipe in (teacher, student)}
-    draw_curves(runs, directory / "curves.png")
-    _draw_masks(student, registry, directory / "masks.png")
-    clock.mark("pictures")
     summary = _summary(results, runs, clock.seconds, seed)
     write_json(directory / "summary.json", summary)
+    draw_curves(runs, directory / "curves.png")
+    _draw_masks(student, registry, directory / "masks.png")
     _print(console, results, summary, directory)
 
 
@@ -106,16 +115,15 @@ def _train(recipe: Recipe) -> None:
 
 
 def _draw_masks(recipe: Recipe, registry: Registry, picture: Path) -> None:
-    """Draws every bundled masker, at its default settings, on one clip of the held-out set."""
+    """Draws the bundled maskers, at their default settings, on one clip of the held-out set."""
     dataset = build_dataset(recipe, split="validation", clip=recipe.clip.for_evaluation())
     clip = dataset.read(0, 0).tensors["clip"].numpy()
     grid = student_spec(recipe).grid
     visible: dict[str, list[int]] = {}
-    for provided in registry.of_kind("masker"):
-        config = provided.component.config()
-        assert isinstance(config, MaskerConfig)
-        drawn, _ = provided.component.build(config, grid=grid).draw(generator_for(0, "picture"))
-        visible[provided.component.name] = np.asarray(drawn).tolist()
+    for name in MASKERS:
+        component = registry.get("masker", name).component
+        drawn, _ = component.build(component.config(), grid=grid).draw(generator_for(0, "picture"))
+        visible[name] = np.asarray(drawn).tolist()
     draw_masks(clip, grid, visible, picture)
 
 
@@ -128,8 +136,12 @@ def _summary(
     )
     return {
         "seed": seed,
-        "encoders": {name: asdict(result) for name, result in results.items()},
+        "encoders": {name: {"knn": result.knn, "linear": result.linear} for name, result in results.items()},
         "margin": round(student.linear - baseline, 4),
+        "motions": {
+            name: {LABELS[label]: share for label, share in sorted(result.linear_by_label.items())}
+            for name, result in results.items()
+        },
         "runs": {name: read_lines(file)[-1] for name, file in runs.items()},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
     }
@@ -143,6 +155,9 @@ def _print(console: Console, results: dict[str, ProbeResult], summary: dict[str,
     for name, result in results.items():
         table.add_row(name, f"{result.knn:.1%}", f"{result.linear:.1%}")
     console.print(table)
+    motions = sorted(summary["motions"]["distilled student"].items(), key=lambda found: -found[1])
+    found = ", ".join(f"{motion} {share:.0%}" for motion, share in motions)
+    console.print(f"Motions that the distilled student's linear probe found: {found}.")
     console.print(
         f"The distilled student is {summary['margin']:+.1%} from the better of raw pixels and random initialisation "
         f"(linear probe).\n{directory / 'curves.png'}, {directory / 'masks.png'}, {directory / 'summary.json'}; "

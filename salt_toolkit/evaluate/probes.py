@@ -20,6 +20,7 @@ class ProbeResult:
 
     knn: float
     linear: float
+    linear_by_label: dict[int, float]
 
 
 def probe(train: LabelledFeatures, held_out: LabelledFeatures) -> ProbeResult:
@@ -31,8 +32,11 @@ def probe(train: LabelledFeatures, held_out: LabelledFeatures) -> ProbeResult:
     """
     knn = make_pipeline(StandardScaler(), KNeighborsClassifier(NEIGHBOURS, metric="cosine"))
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    scores = [
-        float(classifier.fit(train.features, train.labels).score(held_out.features, held_out.labels))
-        for classifier in (knn, linear)
-    ]
-    return ProbeResult(*scores)
+    for classifier in (knn, linear):
+        classifier.fit(train.features, train.labels)
+    found = linear.predict(held_out.features) == held_out.labels
+    return ProbeResult(
+        knn=float(knn.score(held_out.features, held_out.labels)),
+        linear=float(found.mean()),
+        linear_by_label={int(label): float(found[held_out.labels == label].mean()) for label in set(held_out.labels)},
+    )
