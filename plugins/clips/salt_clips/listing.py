@@ -129,12 +129,18 @@ def _walk_videos(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds; nothing where it may not be read."""
+    """What a folder holds; nothing where there is none.
+
+    Raises:
+        DataError: It may not be read, so that nobody knows how many videos it hides.
+    """
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

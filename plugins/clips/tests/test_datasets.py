@@ -186,6 +186,23 @@ def test_a_folder_that_is_not_there_says_what_is(tmp_path):
         build(config)
 
 
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    for name in ("open", "closed"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "a.mp4").touch()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    config = VideoFolderConfig(root=str(tmp_path))
+    with pytest.raises(DataError, match=r"the folder \S+/train/closed cannot be read: Permission denied"):
+        config.num_clips()
+
+
 def test_a_folder_without_videos_says_where_it_looked(tmp_path):
     touch(tmp_path / "train" / "cats" / "1.txt")
     with pytest.raises(DataError, match=r"train holds no videos.*\.mp4.*found cats"):
