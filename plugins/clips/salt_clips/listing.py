@@ -140,7 +140,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"the folder {folder.rstrip('/')} cannot be read: {error.strerror}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
