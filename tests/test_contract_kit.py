@@ -217,6 +217,38 @@ def test_a_broken_promise_is_found_and_named(monkeypatch, kind, build, broken):
     assert failures(kit_for(monkeypatch, kind, build)).keys() == broken
 
 
+class Layered(MixerConfig):
+    def teachable_layers(self):
+        return 1
+
+
+class Shrinking(MixerConfig):
+    def structure(self, num_layers=None):
+        return self.model_copy(update={"dim": self.dim * 2})
+
+
+class Vague(MixerStudent):
+    def tokens_after(self, batch, layers):
+        return [self(batch) + 1 for _ in layers]
+
+
+class Exact(MixerStudent):
+    def tokens_after(self, batch, layers):
+        return [self(batch) for _ in layers]
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "broken"),
+    [
+        (MixerStudent, Shrinking, {"test_it_can_be_rebuilt_for_trained_weights"}),
+        (Vague, Layered, {"test_layers_that_it_can_teach_are_given"}),
+        (Exact, Layered, set()),
+    ],
+)
+def test_a_student_that_cannot_teach_as_it_says_is_found(monkeypatch, build, config, broken):
+    assert failures(kit_for(monkeypatch, "student", build, config=config)).keys() == broken
+
+
 class Boastful(ProjectionConfig):
     def cost(self, clip):
         return Cost(parameters=1, forward_flops=1)

@@ -119,6 +119,35 @@ class StudentContract(ComponentContract):
         student = self.build().train()
         expect_learning(student, student(random_batch(self.clip), random_mask(self.spec.grid).visible))
 
+    def test_it_can_be_rebuilt_for_trained_weights(self) -> None:
+        """What `structure` describes takes the student's weights, all of them, and gives the same tokens."""
+        student, batch = self.build().eval(), random_batch(self.clip)
+        again = self._rebuilt(student, num_layers=None)
+        expect_close(again(batch), student(batch), "structure() describes the same student")
+
+    def _rebuilt(self, student: Student, *, num_layers: int | None) -> Student:
+        """What `structure` describes, with the student's weights."""
+        again = self.component.build(self.config.structure(num_layers), clip=self.clip).eval()
+        kept = again.state_dict().keys() if num_layers else student.state_dict().keys()
+        given = {key: value for key, value in student.state_dict().items() if key in kept}
+        own, found = ({key: tuple(value.shape) for key, value in each.items()} for each in (again.state_dict(), given))
+        differing = sorted(key for key in own.keys() | found.keys() if own.get(key) != found.get(key))
+        promise(not differing, f"structure({num_layers}) has the student's weights; these differ: {differing}")
+        again.load_state_dict(given)
+        return again
+
+    def test_layers_that_it_can_teach_are_given(self) -> None:
+        """The last of `teachable_layers` gives the student's own tokens; fewer blocks have some of its weights."""
+        depth = self.config.teachable_layers()
+        if depth == 0:
+            return  # it teaches its last tokens alone
+        student, batch = self.build().eval(), random_batch(self.clip)
+        first, last = student.tokens_after(batch, [1, depth])
+        expect_close(last, student(batch), "tokens_after() the last block are what the student says")
+        expect_shape(first, tuple(last.shape), "tokens after the first block")
+        shallow = self._rebuilt(student, num_layers=1)
+        expect_close(shallow.tokens_after(batch, [1])[0], first, "structure(1) gives the tokens after the first block")
+
     def test_the_cost_is_true(self) -> None:
         """The config's cost equals the model's parameters and torch's count of FLOPs."""
         student, visible = self.build(), random_mask(self.spec.grid).visible[:1]
