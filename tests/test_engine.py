@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from salt_toy.config import ProjectionConfig
 
+from salt_toolkit import ModelCard
 from salt_toolkit.assemble import build_student
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.files import read_lines
@@ -405,6 +407,13 @@ def test_what_the_memory_does_not_hold_is_told_before_the_run_begins(recipe, cap
     run_recipe(loaded)
     told = " ".join(capsys.readouterr().err.split())
     assert "warning: loader" in told and "Lower loader" in told
+
+
+def test_terms_of_the_teachers_weights_are_told_before_the_run_begins(recipe, capsys, monkeypatch):
+    monkeypatch.setattr(ProjectionConfig, "card", lambda self: ModelCard("cc-by-nc-4.0", "none"))
+    run_recipe(recipe("train.max_steps=5"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "note: teacher: its weights are cc-by-nc-4.0: they are for non-commercial use only" in told
 
 
 def test_deterministic_algorithms_are_asked_for(recipe):

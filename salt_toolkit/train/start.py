@@ -124,7 +124,9 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         write_json(directory.environment, environment)
     told += [f"note: {note}" for note in environment["notes"]]
     told += [f"note: changed since the run began: {line}" for line in changed]
-    told += [f"warning: {finding}" for finding in report.findings if finding.severity == "warning"]
+    told += [
+        f"{finding.severity}: {finding}" for finding in report.findings if finding.severity in ("warning", "note")
+    ]
     return _Beginning(complete=False, checkpoint=found, told=tuple(told))
 
 
