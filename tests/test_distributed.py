@@ -112,7 +112,7 @@ def test_a_signal_to_the_launcher_saves_a_checkpoint_and_the_run_goes_on(recipe)
     process = start(two, "run")
     folder = RunDirectory.of(two).checkpoints
     end = time.monotonic() + 100
-    while not (folder / "step-00000010").exists():
+    while not any(folder.glob("step-*")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
