@@ -14,7 +14,12 @@ from salt_toolkit.findings import Finding, Report
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.settings_check import impossible_schedules, settings_without_effect, too_much_memory
+from salt_toolkit.settings_check import (
+    impossible_schedules,
+    mask_ratios,
+    settings_without_effect,
+    too_much_memory,
+)
 from salt_toolkit.teaching.identity import identify
 
 
@@ -28,11 +33,12 @@ def check_recipe(recipe: Recipe) -> Report:
     for key, selected in recipe.selected().items():
         missing = _answer(report, key, selected.config.missing, Sequence) or ()
         report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
-    tokens = _Tokens.of(recipe, report)
+    _add_length_facts(recipe, report)
+    ratios = report.facts["mask_ratios"] = mask_ratios(recipe, report.facts["steps"])
+    tokens = _Tokens.of(recipe, report, ratio=ratios[1] if ratios else None)
     report.facts.update(tokens.facts())
     costs = _costs(recipe, tokens, report)
     _add_cost_facts(recipe, tokens, costs, report)
-    _add_length_facts(recipe, report)
     _add_size_facts(recipe, tokens, costs, report)
     if report.facts["steps"]:
         grid = tokens.student.grid if tokens.student else None
@@ -61,7 +67,8 @@ class _Tokens:
     used: MaskCounts | None
 
     @classmethod
-    def of(cls, recipe: Recipe, report: Report) -> _Tokens:
+    def of(cls, recipe: Recipe, report: Report, *, ratio: float | None) -> _Tokens:
+        """Asks the configs; ``ratio`` is the masker's from a schedule, if there is one."""
         student = None
         if recipe.student:
             student = _answer(report, "student", partial(recipe.student.config.token_spec, recipe.clip), TokenSpec)
@@ -75,7 +82,7 @@ class _Tokens:
             teacher = TokenSpec((student or known[0]).grid, sum(spec.dim for spec in known))
         drawn = None
         if student and recipe.masker:
-            drawn = _answer(report, "masker", partial(recipe.masker.config.counts, student.grid), MaskCounts)
+            drawn = _answer(report, "masker", partial(recipe.masker.config.counts, student.grid, ratio), MaskCounts)
         used = _answer(report, "method", partial(recipe.method.config.counts, drawn), MaskCounts) if drawn else None
         return cls(student, teachers, teacher, drawn, used)
 
@@ -187,7 +194,10 @@ def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | Non
     student, predictor = costs.get("student"), costs.get("predictor")
     if student is None or predictor is None:
         return
-    report.facts["train_step_gflops_per_clip"] = train_step_flops(student, predictor) / 1e9
+    gflops = report.facts["train_step_gflops_per_clip"] = train_step_flops(student, predictor) / 1e9
+    if steps := report.facts["steps"]:
+        teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
+        report.facts["run_pflops"] = steps * report.facts["batch_clips"] * (gflops + teacher) / 1e6
 
 
 def _add_length_facts(recipe: Recipe, report: Report) -> None:
@@ -205,10 +215,6 @@ def _add_length_facts(recipe: Recipe, report: Report) -> None:
         report.findings.append(Finding("error", "train", "the run would have no step", "Raise train.epochs."))
     elif num_clips and steps and train.epochs is None:
         report.facts["epochs"] = steps * train.accumulate / (num_clips // train.batch_size)
-    gflops = report.facts.get("train_step_gflops_per_clip")
-    if steps and gflops:
-        teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
-        report.facts["run_pflops"] = steps * train.batch_size * train.accumulate * (gflops + teacher) / 1e6
 
 
 def _add_size_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:

@@ -30,6 +30,23 @@ SetOption = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from salt_toolkit import __version__
+
+        typer.echo(f"salt_toolkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Distils video foundation models into small ViTs by masked latent regression."""
+
+
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
@@ -73,7 +90,11 @@ def run(
 def _say(message: str, *, err: bool = False) -> None:
     """Speaks to people; of several processes, only the first does."""
     if not _rank():
-        typer.echo(message, err=err)
+        try:
+            typer.echo(message, err=err)
+        except BrokenPipeError:  # nobody listens any more; what has been done is done
+            stream = sys.stderr if err else sys.stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _rank() -> int:
@@ -227,13 +248,17 @@ def demo_data(
     from salt_toolkit.demo.data import write_demo_data
 
     written = write_demo_data(directory, num_train=train, num_validation=validation, seed=seed)
-    typer.echo(f"{written} videos in {directory}")
+    total = train + validation
+    new = "" if written == total else f", {written} of them new" if written else ", all there already"
+    typer.echo(f"{total} videos in {directory}{new}")
 
 
 @app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(help="Where data, runs and results go.")] = Path("runs/demo"),
-    recipes: Annotated[Path | None, typer.Option(help="A folder with recipes of your own in place of ours.")] = None,
+    recipes: Annotated[
+        Path | None, typer.Option(help="A folder with your own demo_teacher.toml and demo_student.toml.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of both runs.")] = 0,
 ) -> None:
     """Trains and judges a teacher and a student, on small videos."""

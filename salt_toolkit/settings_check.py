@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from salt_toolkit.component import ScheduleConfig
 from salt_toolkit.errors import GeometryError, SaltError, mistake_of_a_plugin
 from salt_toolkit.findings import Finding
 from salt_toolkit.geometry import Grid, MaskCounts
 from salt_toolkit.host import total_memory
-from salt_toolkit.recipe import Recipe
+from salt_toolkit.recipe import Recipe, Selected
 
 SCHEDULE_SAMPLES = 2000
 """At how many steps, evenly spread, schedules are looked at."""
@@ -42,14 +43,35 @@ def impossible_schedules(recipe: Recipe, grid: Grid | None, steps: int) -> Itera
     """
     for name, selected in recipe.schedules.items():
         try:
-            schedule = selected.build(total_steps=steps)
-            stride = math.ceil(steps / SCHEDULE_SAMPLES)
-            values = {step: schedule(step) for step in (*range(0, steps, stride), steps - 1)}
-            yield from _values(recipe, grid, name, values)
+            yield from _values(recipe, grid, name, _sampled(selected, steps))
         except SaltError as error:
             yield Finding("error", f"schedules.{name}", str(error))
         except Exception as error:  # a third party's code may raise anything
             yield Finding("error", f"schedules.{name}", mistake_of_a_plugin(error))
+
+
+def mask_ratios(recipe: Recipe, steps: int | None) -> tuple[float, float, float] | None:
+    """The least, the mean and the largest of the scheduled mask ratio; None without one.
+
+    Args:
+        recipe: A valid recipe.
+        steps: Of the run, if that is known.
+    """
+    selected = recipe.schedules.get("mask_ratio")
+    if selected is None or not steps:
+        return None
+    try:
+        values = list(_sampled(selected, steps).values())
+        return min(values), sum(values) / len(values), max(values)
+    except Exception:  # `impossible_schedules` tells of it
+        return None
+
+
+def _sampled(selected: Selected[ScheduleConfig], steps: int) -> dict[int, float]:
+    """A schedule's values by their steps, evenly spread, with the first and the last one."""
+    schedule = selected.build(total_steps=steps)
+    stride = math.ceil(steps / SCHEDULE_SAMPLES)
+    return {step: schedule(step) for step in (*range(0, steps, stride), steps - 1)}
 
 
 def _values(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[int, float]) -> Iterator[Finding]:
@@ -58,8 +80,8 @@ def _values(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[int, f
     if name in ("lr", "weight_decay"):
         bad = next((step for step, value in values.items() if not 0 <= value < math.inf), None)
         if bad is not None:
-            message = f"is {values[bad]:g} at step {bad:,}, and must not be below 0 or without end"
-            yield Finding("error", key, message, "Change its settings.")
+            message = f"is {values[bad]:g} at step {bad:,}, and must be finite and not below 0"
+            yield Finding("error", key, message, f"Change what [{key}] says.")
         elif name == "lr" and not any(values.values()):
             yield Finding("error", key, "is 0 at every step, so nothing would be learned", "Raise it.")
     elif name == "mask_ratio" and grid and recipe.masker:
@@ -81,12 +103,17 @@ def settings_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterato
     yield from _method_without_effect(recipe, drawn)
     clip = recipe.clip
     if recipe.objective and recipe.teachers and all(teaching.objective for teaching in recipe.teachers):
-        yield Finding("note", "objective", "has no effect: every teacher has its own objective")
+        message = "has no effect: every teacher has its own objective"
+        yield Finding("warning", "objective", message, "Take it away (--set objective=).")
     for name in ("crop_scale", "crop_aspect"):
         if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
             yield Finding(
                 "warning", f"clip.{name}", 'has no effect with clip.crop = "center"', 'Use crop = "random_resized".'
             )
+    masker = recipe.masker.config if recipe.masker and "mask_ratio" in recipe.schedules else None
+    if masker and "ratio" in masker.model_fields_set and getattr(masker, "ratio", None) != _default(masker, "ratio"):
+        message = "has no effect: schedules.mask_ratio takes its place"
+        yield Finding("warning", "masker.ratio", message, "Take one of them away (--set masker.ratio=).")
     if clip.views > 1 and clip.start == "center" and clip.crop == "center" and not clip.flip:
         yield Finding(
             "warning",

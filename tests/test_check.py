@@ -10,6 +10,7 @@ import pytest
 
 from salt_toolkit.check import check_recipe
 from salt_toolkit.deep_check import check_built
+from salt_toolkit.findings import Finding
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import MaskCounts
 from salt_toolkit.recipe import load_recipe
@@ -173,6 +174,33 @@ def test_an_average_of_weights_and_kept_checkpoints_take_room(check):
     kept = check("ssv2_vitb.toml", "train.keep_every=5000").facts["disk_gb"]
     trained = plain["student_parameters"] + plain["predictor_parameters"]
     assert kept - plain["disk_gb"] == pytest.approx(3 * 12 * trained / 1e9)  # after 5,000, 10,000 and 15,000 steps
+
+
+def scheduled(**values):
+    return [f"schedules.mask_ratio.{name}={value}" for name, value in values.items()]
+
+
+def test_a_scheduled_mask_ratio_decides_the_figures(check):
+    plain, found = check("ssv2_vitb.toml").facts, check("ssv2_vitb.toml", *scheduled(use="constant", value=0.5)).facts
+    assert (plain["visible_tokens"], found["visible_tokens"], found["target_tokens"]) == (392, 784, 784)
+    assert found["train_step_gflops_per_clip"] > plain["train_step_gflops_per_clip"]
+    moving = check("ssv2_vitb.toml", *scheduled(use="linear", start=0.6, end=0.9))
+    assert moving.facts["mask_ratios"] == pytest.approx((0.6, 0.75, 0.9), abs=1e-3)
+    text = render_report(Path("x.toml"), moving)
+    assert "392 visible, 1176 targets (mask ratio 0.75, the mean of 0.6 to 0.9)" in text
+
+
+def test_a_ratio_beside_its_schedule_has_no_effect(check):
+    settings = scheduled(use="constant", value=0.5)
+    assert not check("ssv2_vitb.toml", *settings).has("warning")
+    report = check("ssv2_vitb.toml", *settings, "masker.ratio=0.9")
+    assert [finding.key for finding in report.findings if finding.severity == "warning"] == ["masker.ratio"]
+
+
+def test_a_finding_keeps_its_key(check):
+    report = check("ssv2_vitb.toml")
+    report.findings.append(Finding("warning", "objective", "has no effect: every teacher has its own objective"))
+    assert "warning     objective: has no effect: every" in render_report(Path("x.toml"), report)
 
 
 def test_the_report_says_what_is_predicted(check):

@@ -215,12 +215,12 @@ def test_widths_that_an_objective_cannot_rotate_are_an_error(load):
     assert check_recipe(load("objective.target_norm=phi_s")).findings == []
 
 
-def test_an_objective_that_no_teacher_uses_is_a_note(load):
+def test_an_objective_that_no_teacher_uses_is_a_warning(load):
     text = RECIPE.replace("patch = 16\n", 'patch = 16\nobjective = {use = "l1"}\n')
     assert check_recipe(load(text=text)).findings == []
     text = text.replace("dim = 24\n", 'dim = 24\nobjective = {use = "l1"}\n')
     (finding,) = check_recipe(load(text=text)).findings
-    assert (finding.severity, finding.key) == ("note", "objective")
+    assert (finding.severity, finding.key) == ("warning", "objective")
 
 
 def test_deep_check_judges_every_teacher_by_its_own_promise(load, monkeypatch):

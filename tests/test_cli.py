@@ -13,6 +13,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from salt_toolkit import __version__
+
 ROOT = Path(__file__).parents[1]
 BASE = "recipes/ssv2_vitb.toml"
 SALT = (sys.executable, "-m", "salt_toolkit")
@@ -221,8 +223,13 @@ def test_demo_data_goes_on_and_refuses_what_is_not_its_own(salt, tmp_path):
     assert len(videos) == 10
     content = videos[3].read_bytes()
     videos[3].unlink()
-    assert salt("demo-data", tmp_path / "data", *small).stdout.startswith("1 videos")
+    assert salt("demo-data", tmp_path / "data", *small).stdout == f"10 videos in {tmp_path / 'data'}, 1 of them new\n"
     assert videos[3].read_bytes() == content
+    again = salt("demo-data", tmp_path / "data", *small)
+    assert again.stdout == f"10 videos in {tmp_path / 'data'}, all there already\n"
+    other = salt("demo-data", tmp_path / "data", "--train", "9", "--validation", "2")
+    assert other.returncode == 1
+    assert "another demo set: it was made with --train 8, not 9; name another directory" in other.stderr
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -231,6 +238,11 @@ def test_demo_data_goes_on_and_refuses_what_is_not_its_own(salt, tmp_path):
     assert done.returncode == 1
     assert "holds no demo set" in done.stderr
     assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+
+
+def test_the_help_of_the_demo_names_the_recipes_that_it_wants(salt):
+    said = " ".join(salt("demo", "--help").stdout.replace("│", " ").split())
+    assert "demo_teacher.toml and demo_student.toml" in said
 
 
 def test_an_interrupt_before_training_leaves_no_traceback(tmp_path):
@@ -250,3 +262,8 @@ def test_an_interrupt_before_training_leaves_no_traceback(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_the_version_is_told(salt):
+    done = salt("--version")
+    assert (done.returncode, done.stdout) == (0, f"salt_toolkit {__version__}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs import RunDirectory, load_student
 from salt_toolkit.train import checkpoint as checkpoints
-from salt_toolkit.train.metrics import Meter, StepFile
+from salt_toolkit.train.metrics import Meter, StepFile, writing
 from salt_toolkit.train.optimizer import build_optimizer, set_rates
 from salt_toolkit.train.start import run_recipe
 
@@ -309,6 +310,39 @@ def test_bad_clips_are_recorded_and_the_run_goes_on(recipe, videos, tmp_path, wr
 def test_a_run_that_blows_up_stops_with_advice(recipe):
     with pytest.raises(RunError, match=r"not finite in 2 of the last 2 steps.*lower the learning rate"):
         run_recipe(recipe("schedules.lr.peak=1e30", "schedules.lr.floor=1e29", "train.max_skipped_steps=2"))
+
+
+def test_a_run_that_learned_from_few_of_its_steps_leaves_no_student(recipe, capsys):
+    loaded = recipe("schedules.lr.peak=1e30", "schedules.lr.floor=1e29", "train.max_steps=8")
+    for _ in range(2):  # the same when it is called again
+        with pytest.raises(RunError, match=r"not finite in \d of all 8 steps, so there is no student worth keeping"):
+            run_recipe(loaded)
+    assert not RunDirectory.of(loaded).student.exists()
+    told = " ".join(capsys.readouterr().err.split())
+    assert "steps skipped: their loss or gradient was not finite; lower the learning rate" in told
+
+
+def test_a_closed_pipe_ends_what_is_said_and_not_the_run(recipe, tmp_path):
+    loaded = recipe("train.log_every=1")
+    path = tmp_path / "resolved.toml"
+    path.write_text(loaded.to_toml())
+    reading, written = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "salt_toolkit", "run", str(path)]
+    done = subprocess.run(command, stdout=written, stderr=written, timeout=120, check=False)
+    os.close(written)
+    assert done.returncode == 0
+    assert RunDirectory.of(loaded).student.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "mend the rights"), (errno.ENOTDIR, "choose another run.dir")],
+)
+def test_what_cannot_be_written_gets_advice_that_fits(tmp_path, number, advice):
+    reason = os.strerror(number)
+    with pytest.raises(RunError, match=rf"x cannot be written \({reason}\); .*{advice}"), writing(tmp_path / "x"):
+        raise OSError(number, reason)
 
 
 def test_a_start_that_failed_can_be_mended_with_the_same_name(recipe, tmp_path):

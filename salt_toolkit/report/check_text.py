@@ -18,7 +18,7 @@ def render_report(path: Path, report: Report) -> str:
     if "preflight" in report.facts:
         lines += render_preflight(report.facts["preflight"], report.facts.get("disk_gb"))
     for finding in report.findings:
-        place = f"{finding.key}: " if finding.key and finding.key not in finding.message else ""
+        place = f"{finding.key}: " if finding.key and f"{finding.key}: " not in finding.message else ""
         lines.append(f"  {_LABELS[finding.severity]}     {place}{finding.message}")
         if finding.fix:
             lines.append(f"              -> {finding.fix}")
@@ -56,6 +56,9 @@ def _tokens(facts: dict[str, Any]) -> str:
         target, drawn, passes = facts["target_tokens"], facts["drawn_target_tokens"], facts["passes_per_clip"]
         text += f"; {facts['visible_tokens']} visible, {target if target == drawn else f'{target} of {drawn}'} targets"
         text += f", {passes} passes a clip" if passes > 1 else ""
+    if facts.get("mask_ratios") is not None:
+        least, mean, most = facts["mask_ratios"]
+        text += f" (mask ratio {mean:.3g}" + (f", the mean of {least:.3g} to {most:.3g})" if most > least else ")")
     if facts["teacher_dim"] is not None:
         text += f"; width {facts['student_dim']} -> {facts['teacher_dim']}"
     return text

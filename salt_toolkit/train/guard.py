@@ -13,6 +13,9 @@ from salt_toolkit.errors import RunError
 from salt_toolkit.train.metrics import StepFile
 from salt_toolkit.train.processes import Processes
 
+LEAST = 10
+"""Skipped steps from which on more than half of all steps are too many, whatever the limit."""
+
 ADVICE = 'lower the learning rate, set optimizer.grad_clip, or train with precision = "fp32"'
 
 
@@ -61,12 +64,27 @@ class SkippedSteps:
         skipped = [step for step, flag in zip(waiting, flags, strict=True) if flag]
         for step in skipped:  # the same ones in every process, for they agree before they skip
             self._record(step)
-        if skipped and self.count > self.limit:
+        if skipped and (self.count > self.limit or (self.count >= LEAST and self._most_of(waiting[-1].number))):
             raise RunError(
                 f"the loss or its gradient was not finite in {len(skipped)} of the last {len(waiting)} steps, up to "
                 f"step {waiting[-1].number} ({self.count} in the whole run; train.max_skipped_steps = {self.limit}); "
                 f"{ADVICE}. {self.path} names the clips; the checkpoints are older"
             )
+
+    def refuse_most(self, steps: int) -> None:
+        """Refuses to call a run complete that has learned from less than half of its steps.
+
+        Raises:
+            RunError: It has.
+        """
+        if self._most_of(steps):
+            raise RunError(
+                f"the loss or its gradient was not finite in {self.count} of all {steps} steps, so there is no student "
+                f"worth keeping; {ADVICE}, and begin anew with --restart. {self.path} names the clips"
+            )
+
+    def _most_of(self, steps: int) -> bool:
+        return 2 * self.count > steps
 
     def _record(self, step: _Step) -> None:
         self.count += 1

@@ -25,7 +25,7 @@ from salt_toolkit.train.checkpoint import Checkpoint
 from salt_toolkit.train.clock import Clock, device_memory
 from salt_toolkit.train.data import TrainingData, build_method_for
 from salt_toolkit.train.environment import Machine
-from salt_toolkit.train.guard import SkippedSteps
+from salt_toolkit.train.guard import ADVICE, SkippedSteps
 from salt_toolkit.train.metrics import Meter, StepFile, writing
 from salt_toolkit.train.processes import Processes
 from salt_toolkit.train.progress import Progress
@@ -140,7 +140,7 @@ class _Trainer:
         schedules = build_schedules(recipe, total_steps=self.total_steps)
         self.lr: Schedule = schedules["lr"]
         self.weight_decay: Schedule = schedules.get("weight_decay", _no_weight_decay)
-        self._bad_clips_to_tell = 1
+        self._bad_clips_to_tell = self._skipped_steps_to_tell = 1
 
     def batches(self) -> BatchLoader:
         """The batches of the steps that are left."""
@@ -178,6 +178,7 @@ class _Trainer:
             self.save_checkpoint()
         complete = self.step == self.total_steps
         if complete:
+            self.skipped.refuse_most(self.total_steps)
             self._save_student()
         num_bad_clips = self._count_bad_clips()
         # A launcher ends the others soon after one has left; the first may still be writing.
@@ -223,7 +224,7 @@ class _Trainer:
         wanted = self.method.calibration_clips
         if not wanted:
             return
-        self.progress.say(f"calibrating on {wanted} clips")
+        self.progress.say(f"calibrating on {min(wanted, self.data.num_clips)} clips")
         num_batches = math.ceil(wanted / self.data.order.batch_size)
         # Every process sees all clips, so that none waits for another. Under autocast, as in training: the
         # statistics are those of the latents that will come.
@@ -255,8 +256,16 @@ class _Trainer:
             "num_skipped_steps": self.skipped.count,
             "num_bad_clips": self._count_bad_clips(),
         }
+        self._tell_of_skipped_steps()
         self.metrics.write(line)
         self.progress.update(self.step, self.total_steps, line)
+
+    def _tell_of_skipped_steps(self) -> None:
+        """Says so at 1, 10, 100 and so on."""
+        count = self.skipped.count
+        if count >= self._skipped_steps_to_tell:
+            self.progress.say(f"{count} of {self.step} steps skipped: their loss or gradient was not finite; {ADVICE}")
+            self._skipped_steps_to_tell = 10 ** len(str(count))
 
     def _count_bad_clips(self) -> int:
         """Counts those of all processes; says so at 1, 10, 100 and so on."""

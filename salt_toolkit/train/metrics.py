@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +107,10 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RunError(
-            f"{path} cannot be written ({reason}); the checkpoints that are there stay: make room, or mend the "
-            "rights, and the same command continues"
-        ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "the checkpoints that are there stay: make room, and the same command continues"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = "mend the rights, or choose another run.dir; the same command continues what is there"
+        else:
+            advice = "choose another run.dir, or see to that disk; the same command continues what is there"
+        raise RunError(f"{path} cannot be written ({reason}); {advice}") from error

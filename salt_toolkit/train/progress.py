@@ -16,6 +16,17 @@ SHOWN = {"loss": "loss {:.4g}", "explained_variance": "R² {:.3f}", "cosine": "c
 """How metrics are shown; a method may have others, which are only written to the file."""
 
 
+class _Terminal(Console):
+    """The standard error stream; a reader who leaves (a closed pipe) ends what is said, and never the run."""
+
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__(stderr=True, highlight=False, quiet=silent)
+
+    def on_broken_pipe(self) -> None:
+        """Is called by rich, whose own answer is to leave the program."""
+        self.quiet = True
+
+
 class Progress:
     """Shows a run's position; use it in a ``with`` block.
 
@@ -29,7 +40,7 @@ class Progress:
     def __init__(self, name: str, console: Console | None = None, unit: str = "step", *, silent: bool = False) -> None:
         self.name = name
         self.unit = unit
-        self.console = console or Console(stderr=True, highlight=False, quiet=silent)
+        self.console = console or _Terminal(silent=silent)
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
         self._last_line = 0.0
@@ -61,6 +72,8 @@ class Progress:
     def update(self, step: int, total: int, line: Mapping[str, float | int]) -> None:
         """Shows a line of metrics."""
         details = "  ".join(text.format(line[name]) for name, text in SHOWN.items() if name in line)
+        if "num_skipped_steps" in line and "loss" not in line:
+            details = "loss not finite"
         self.show(step, total, f"{details}  {line['clips_per_second']:.0f} clips/s")
 
     def show(self, step: int, total: int, details: str) -> None:

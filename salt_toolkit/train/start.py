@@ -102,6 +102,7 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
             with _alone_in(directory.path):
                 aside = f"{directory.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"
                 directory.path.rename(directory.path.with_name(aside))
+                told.append(f"the earlier run is {directory.path.with_name(aside)} now")
         directory.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone_in(directory.path))
         found = newest(directory.checkpoints, told.append)
@@ -124,9 +125,7 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         write_json(directory.environment, environment)
     told += [f"note: {note}" for note in environment["notes"]]
     told += [f"note: changed since the run began: {line}" for line in changed]
-    told += [
-        f"{finding.severity}: {finding}" for finding in report.findings if finding.severity in ("warning", "note")
-    ]
+    told += [f"{finding.severity}: {finding}" for finding in report.findings if finding.severity in ("warning", "note")]
     return _Beginning(complete=False, checkpoint=found, told=tuple(told))
 
 
