@@ -73,9 +73,9 @@ def run(
         _say(f"{directory.path} is complete already; the student is {directory.student}")
         return
     if outcome.num_bad_clips:
-        _say(f"{outcome.num_bad_clips} bad clips were replaced; see {directory.bad_clips}", err=True)
+        _say(f"bad clips, which were replaced: {outcome.num_bad_clips}; see {directory.bad_clips}", err=True)
     if outcome.num_skipped_steps:
-        _say(f"{outcome.num_skipped_steps} steps were skipped; see {directory.skipped_steps}", err=True)
+        _say(f"steps that were skipped: {outcome.num_skipped_steps}; see {directory.skipped_steps}", err=True)
     if not outcome.complete:
         why = f"stopped by {outcome.stopped_by.name}" if outcome.stopped_by else "the time is up"
         _say(

@@ -57,12 +57,14 @@ class BadClip(SaltError):
     Args:
         path: The file that was read.
         reason: Why it cannot be used, as a clause.
+        fix: What helps if many clips have this fault, as a sentence; empty where only mending the files does.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, fix: str = "") -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.fix = fix
 
 
 class DataError(SaltError):

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from salt_toolkit.contracts import Student
 
 
+NUM_SHOWN = 5
+"""Runs of a folder that a message lists."""
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Names the files of one run."""
@@ -200,9 +204,26 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
 
 def _recipe_file(directory: str | Path) -> Path:
     run = RunDirectory(Path(directory))
-    if not run.recipe.is_file():
-        raise MissingArtifact(
-            f"the directory {run.path} holds no run (no {run.recipe.name} in it)",
-            "Train it first with `salt run`, or name another run directory.",
-        )
-    return run.recipe
+    if run.recipe.is_file():
+        return run.recipe
+    inside = next((parent for parent in [*run.path.parents][:2] if RunDirectory(parent).recipe.is_file()), None)
+    if inside is not None and run.path.exists():
+        kind = "folder" if run.path.is_dir() else "file"
+        raise MissingArtifact(f"{run.path} is a {kind} inside a run", f"Name the run's directory, {inside}.")
+    if run.path.exists() and not run.path.is_dir():
+        raise MissingArtifact(f"{run.path} is a file, not the directory of a run", "Name a run's directory.")
+    runs = _runs_in(run.path)
+    shown = ", ".join(map(str, runs[:NUM_SHOWN])) + (", ..." if len(runs) > NUM_SHOWN else ".")
+    train = "Train it first with `salt run`, or name another run directory."
+    raise MissingArtifact(
+        f"the directory {run.path} holds no run (no {run.recipe.name} in it)",
+        f"Name one of the runs in it: {shown}" if runs else train,
+    )
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder of runs; none where it is no folder, or may not be read."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if RunDirectory(entry).recipe.is_file())
+    except OSError:
+        return []

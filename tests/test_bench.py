@@ -112,16 +112,41 @@ def test_a_batch_that_does_not_fit_is_a_row_and_the_last(small_recipe, monkeypat
         honest(self, batch, scalars, last=last)
 
     monkeypatch.setattr(Stepper, "forward_and_backward", cramped)
-    found = run_bench(small_recipe(), BenchOptions((8, 16, 32), (1,), 0.02))
+    found = run_bench(small_recipe("train.batch_size=8"), BenchOptions((8, 16, 32), (1,), 0.02))
     assert [row["batch_size"] for row in found["step"]] == [8, 16]
     assert found["step"][1]["why"] == "out of memory"
     assert found["step"][1]["clips_per_second"] is None
     assert found["recommended"]["train.batch_size"] == 8
     assert "16  out of memory" in render_bench(found)
 
-    nothing = run_bench(small_recipe(), BenchOptions((16, 32), (1,), 0.02))
+    assert "were not measured" not in render_bench(found)
+
+    nothing = run_bench(small_recipe("train.batch_size=16"), BenchOptions((16, 32), (1,), 0.02))
     assert nothing["recommended"] is None and nothing["both"] is None
-    assert "No batch size fits" in render_bench(nothing)
+    assert "No batch size from 16 on fits into memory" in render_bench(nothing)
+
+
+def test_the_recipes_own_settings_are_measured_beside_those_that_are_named(small_recipe):
+    """Else the advice would compare the best with something that nobody has measured."""
+    found = run_bench(small_recipe("train.batch_size=8", "loader.workers=3"), BenchOptions((2, 64), (1,), 0.02))
+    assert [row["batch_size"] for row in found["step"]] == [2, 8, 64]
+    assert [row["workers"] for row in found["loader"]] == [1, 3]
+    assert found["step"][2]["why"] == "the data set has 40 clips"
+    assert "No batch size" not in render_bench(found)
+
+
+def test_the_advice_fits_the_reason(small_recipe):
+    found = run_bench(small_recipe(), QUICK)
+    both = {"train.batch_size": 4, "loader.workers": 1}
+    assert "Larger batch sizes than 4 were not measured, and may be faster" in render_bench(
+        {**found, "recommended": both}
+    )
+    slower = {**found, "recommended": {**both, "train.batch_size": 2}}
+    assert "were not measured" not in render_bench(slower)  # the fastest is not the largest
+    assert "were not measured" not in render_bench({**found, "recommended": both, "num_clips": 7})
+
+    too_few = {**found, "recommended": None, "both": None, "num_clips": 1}
+    assert "No batch size fits: the data set has 1 clips; choose smaller --batch-sizes." in render_bench(too_few)
 
 
 def test_a_batch_that_would_overflow_the_host_is_not_tried(small_recipe, monkeypatch):

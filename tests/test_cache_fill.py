@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -273,6 +274,33 @@ def test_what_does_not_fit_the_disk_is_refused_before_it_begins(load, monkeypatc
 
     monkeypatch.setattr(command.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**5})())
     with pytest.raises(CacheError, match=r"needs 0.002016 GB more, .* has 0.0001 GB free; .*int8"):
+        fill_cache(load(), CacheOptions())
+
+
+def test_a_disk_without_room_for_one_batch_is_refused_in_a_sentence(load, tmp_path):
+    """The speed of the disk is measured by writing a batch, which must not be tried on a disk that is too small."""
+    path = tmp_path / "resolved.toml"
+    path.write_text(load("train.batch_size=64", "cache.dtype=fp32").to_toml())
+    small = tmp_path / "cache"
+    small.mkdir()
+    fill = f"{sys.executable} -m salt_toolkit cache {path}"
+    shell = f"mount -t tmpfs -o size=200k none {small} && ({fill} 2>&1; echo code $?; ls -A {small}/train)"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell], capture_output=True, text=True
+    )
+    assert "code 1" in done.stdout and "Traceback" not in done.stdout, done.stdout + done.stderr
+    assert "GB free; make room, choose cache.dtype" in done.stdout
+    assert ".probe" not in done.stdout.partition("code 1")[2]
+
+
+def test_a_disk_that_fills_up_while_it_is_measured_is_told(load, monkeypatch):
+    from salt_toolkit.cache import command
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command, "write_all", full)
+    with pytest.raises(CacheError, match=r"no room left for .*No space left on device.*make room"):
         fill_cache(load(), CacheOptions())
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import zlib
@@ -420,6 +421,28 @@ def test_a_directory_that_is_no_cache_is_refused_in_a_sentence(cache, change, me
     change(cache / FILE)
     with pytest.raises(CacheError, match=message):
         CacheIndex.open(cache)
+
+
+@pytest.mark.parametrize("where", ["directory", "url"])
+def test_the_folder_above_caches_names_those_in_it(cache, where):
+    (cache.parent / "validation").mkdir()
+    (cache.parent / "validation" / FILE).write_bytes((cache / FILE).read_bytes())
+    (cache.parent / "other").mkdir()
+    above = cache.parent if where == "directory" else f"file://{cache.parent}"
+    message = f"{above} is no latent cache: it has no manifest.json; did you mean {above}/{cache.name} or {above}/val"
+    with pytest.raises(CacheError, match=message):
+        CacheIndex.open(above)
+
+
+def test_the_folder_above_caches_is_neither_looked_after_nor_joined_into(cache, tmp_path):
+    above, part = cache.parent, tmp_path / "elsewhere" / "part"
+    shutil.copytree(cache, part)
+    for work in (verify, repair, lambda target: merge(target, [part])):
+        with pytest.raises(CacheError, match=f"did you mean {cache}"):
+            work(above)
+    assert not (above / FILE).exists() and not (above / "shards").exists()
+    merge(above, [cache])  # but the parts themselves may lie in the folder that they are joined in
+    assert CacheIndex.open(above).complete
 
 
 def test_a_shard_of_another_cache_or_place_is_refused(cache):

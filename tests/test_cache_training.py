@@ -135,7 +135,7 @@ def test_without_a_cache_or_with_half_of_one_the_teacher_runs_live(load, capsys)
     assert "there is no cache in" in capsys.readouterr().err
     fill_cache(load(), CacheOptions(limit=5))
     assert losses(load("run.name=half")) == live
-    assert "is unfinished (2 of 2 shards" in capsys.readouterr().err
+    assert "is unfinished (2 of 2 shards are missing or not full; go on with" in capsys.readouterr().err
 
 
 def test_half_a_cache_of_clips_stands_in_for_nothing(load, capsys):

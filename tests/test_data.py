@@ -127,6 +127,30 @@ def test_too_many_bad_clips_stop_the_run_with_the_last_reason():
         load(Numbers(40, range(20)), max_fraction=0.1)
 
 
+def refusal(quarantine, *bad):
+    """What a quarantine says of the clip that is one too many."""
+    with pytest.raises(DataError) as told:
+        for number, clip in enumerate(bad):
+            quarantine.record(f"clip{number}", clip)
+    return str(told.value)
+
+
+def test_the_advice_fits_what_is_wrong_with_the_clips(tmp_path):
+    short = BadClip("a.mp4", "it is too short", "Lower clip.frames.")
+    broken = BadClip("b.mp4", "is not a video")
+    book = tmp_path / "bad_clips.jsonl"
+    told = refusal(Quarantine(book, num_clips=48, max_fraction=0.01), short)
+    assert told.startswith("1 bad clip, of 48 in the data set (0 read), is more than")
+    assert told.endswith(f"It is listed in {book}. Lower clip.frames. Or raise loader.max_bad_fraction.")
+    told = refusal(Quarantine(None, num_clips=48, max_fraction=0.03), broken, broken)
+    assert told.startswith("2 bad clips, of 48 in the data set (0 read), are more than")
+    assert told.endswith("(the last one: b.mp4: is not a video). Mend the files, or raise loader.max_bad_fraction.")
+    told = refusal(Quarantine(None, num_clips=48, max_fraction=0.03), broken, short)
+    assert told.endswith("Lower clip.frames. Mend the files, or raise loader.max_bad_fraction.")
+    with pytest.raises(DataError, match=r"delete the lines of clips that were mended\. Mend the files, or raise"):
+        Quarantine(book, num_clips=48, max_fraction=0.01)
+
+
 def test_many_good_clips_do_not_hide_a_bad_neighbourhood():
     quarantine = Quarantine(None, num_clips=10**6, max_fraction=0.01)
     for _ in range(300):

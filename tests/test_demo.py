@@ -21,8 +21,8 @@ from salt_toolkit.demo.motion import (
     _strength,
     draw_motion,
 )
-from salt_toolkit.demo.story import run_demo
-from salt_toolkit.errors import DataError
+from salt_toolkit.demo.story import _lead, run_demo
+from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.seeding import generator_for
 
 SIZES = {"train": 1000, "validation": 600}
@@ -132,13 +132,19 @@ def test_videos_on_disk_are_real_and_the_splits_share_no_digit(tmp_path):
         write_demo_data(tmp_path / "mine", num_train=8, num_validation=8, seed=0)
 
 
-def test_the_story_ends_with_figures_and_pictures(tmp_path, pytestconfig, capsys):
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
+@pytest.fixture
+def recipes(tmp_path, pytestconfig):
+    """The demo's recipes, a few steps long."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
     for name in ("demo_teacher", "demo_student"):
         base = pytestconfig.rootpath / "recipes" / f"{name}.toml"
         quick = "[train]\nmax_steps = 4\nlog_every = 2\nbatch_size = 8\n[schedules.lr]\nwarmup_steps = 1\n"
-        (recipes / f"{name}.toml").write_text(f"extends = '{base}'\n{quick}[objective]\ncalibration_clips = 16\n")
+        (folder / f"{name}.toml").write_text(f"extends = '{base}'\n{quick}[objective]\ncalibration_clips = 16\n")
+    return folder
+
+
+def test_the_story_ends_with_figures_and_pictures(tmp_path, recipes, capsys):
     run_demo(tmp_path / "demo", recipes, seed=0, num_train=32, num_validation=16)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert list(summary["encoders"]) == ["raw pixels", "random initialisation", "teacher", "distilled student"]
@@ -147,4 +153,31 @@ def test_the_story_ends_with_figures_and_pictures(tmp_path, pytestconfig, capsys
     assert summary["runs"]["student"]["step"] == 4
     assert (tmp_path / "demo" / "curves.png").stat().st_size > 10_000
     assert (tmp_path / "demo" / "masks.png").stat().st_size > 10_000
-    assert "distilled student" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    margin = summary["margin"]
+    if abs(margin) >= 0.0005:
+        ahead = "ahead of" if margin > 0 else "behind"
+        assert f"The distilled student is {100 * abs(margin):.1f} points {ahead} the better of raw pixels" in said
+    # Another seed, or another recipe, is another demo; what is there stays, and the advice can be followed.
+    small = {"num_train": 32, "num_validation": 16}
+    with pytest.raises(RunError) as told:
+        run_demo(tmp_path / "demo", recipes, seed=1, **small)
+    assert f"{tmp_path}/demo/teacher holds a run of another recipe:\n  run.seed: was 0, now 1\n" in str(told.value)
+    assert str(told.value).endswith(f"name another directory, such as {tmp_path / 'demo-seed1'}.")
+    assert "--set" not in str(told.value) and "--restart" not in str(told.value)
+    longer = recipes / "demo_teacher.toml"
+    longer.write_text(longer.read_text().replace("max_steps = 4", "max_steps = 5"))
+    (tmp_path / "demo-2").mkdir()
+    with pytest.raises(RunError, match=r"train\.max_steps: was 4, now 5[^-]*such as .*/demo-3\.$"):
+        run_demo(tmp_path / "demo", recipes, seed=0, **small)
+    (tmp_path / "demo" / "teacher" / "recipe.toml").write_text("torn [")
+    with pytest.raises(RunError, match=r"cannot be read(.|\n)*has no --restart\.\n.* such as .*/demo-3\.$"):
+        run_demo(tmp_path / "demo", recipes, seed=0, **small)
+
+
+@pytest.mark.parametrize(
+    ("margin", "words"),
+    [(0.466, "46.6 points ahead of"), (-0.122, "12.2 points behind"), (0.0, "level with"), (-0.0004, "level with")],
+)
+def test_a_lead_is_said_in_words(margin, words):
+    assert _lead(margin) == words

@@ -212,10 +212,46 @@ def test_a_recipe_that_cannot_work_is_not_measured(small_recipe):
 
 
 def test_too_little_room_is_told(small_recipe, monkeypatch):
-    monkeypatch.setattr(preflights, "free_disk", lambda path: 1000)
+    """A warning where the run can begin, and an error where it has no room for one checkpoint."""
+    recipe = small_recipe()
+    facts = check_recipe(recipe).facts
+    # Weights and the two moments of AdamW in fp32, and the student once more.
+    least = 4 * (3 * (facts["student_parameters"] + facts["predictor_parameters"]) + facts["student_parameters"])
+    assert least < 1e9 * facts["disk_gb"]
     monkeypatch.setattr(preflights, "available_memory", lambda: 1000)
-    keys = {finding.key for finding in found(looked_at(small_recipe()), "warning")}
-    assert keys == {"run.dir", "loader"}
+    monkeypatch.setattr(preflights, "free_disk", lambda path: least)
+    assert {finding.key for finding in found(looked_at(recipe), "warning")} == {"run.dir", "loader"}
+    monkeypatch.setattr(preflights, "free_disk", lambda path: least - 1)
+    report = looked_at(recipe)
+    (error,) = found(report, "error")
+    assert error.key == "run.dir" and "one checkpoint and the finished student will take" in error.message
+    assert {finding.key for finding in found(report, "warning")} == {"loader"}
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(small_recipe, tmp_path):
+    (tmp_path / "file").touch()
+    for folder, why in (("/proc/runs", "/proc"), (tmp_path / "file", "Not a directory")):
+        report = looked_at(small_recipe(f"run.dir={folder}"))
+        (error,) = found(report, "error")
+        assert error.key == "run.dir" and str(folder) in error.message and why in error.message
+        assert report.facts["preflight"]["hours"] > 0  # the rest is told all the same
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "recipe.toml"]
+
+
+def test_a_file_system_that_is_read_only_is_an_error(small_recipe, tmp_path):
+    small_recipe()
+    rom = tmp_path / "rom"
+    rom.mkdir()
+    check = f"{sys.executable} -m salt_toolkit check {tmp_path / 'recipe.toml'} --preflight --set run.dir={rom}/runs"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"mount -t tmpfs -o ro none {rom} && {check}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "run.dir: the run cannot write to" in done.stdout and "Read-only file system" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,39 @@ def test_a_bundled_plugin_may_also_be_installed_alone(tmp_path):
     assert listed(tmp_path / "site", tmp_path)["toy"]["error"] is None
 
 
-def test_the_teacher_of_the_docs_keeps_the_contract(tmp_path):
+def write_the_plugin_of_the_docs(folder):
+    """Every file that the page shows, under the name that stands before it."""
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    files = dict(re.findall(r"`(my_package/\w+\.py)` (?:(?!```).)*?\n\n```python\n(.*?)```", page, flags=re.DOTALL))
-    assert sorted(files) == ["my_package/__init__.py", "my_package/config.py", "my_package/models.py"]
-    (files["test_edges.py"],) = re.findall(r"```python\n([^`]*class TestEdges.*?)```", page, flags=re.DOTALL)
-    (tmp_path / "my_package").mkdir()
+    shown = r"`((?:\w+/)?\w+\.(?:py|toml))`(?:(?!```).)*?\n\n```(?:python|toml)\n(.*?)```"
+    files = dict(re.findall(shown, page.partition("pytest tests")[0], flags=re.DOTALL))
+    (tree,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert sorted(Path(name).name for name in files) == sorted(re.findall(r"\w+\.\w+", tree))
     for name, source in files.items():
-        (tmp_path / name).write_text(source)
-    printed = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=tmp_path, site=tmp_path)
+        file = folder / ("tests" if name.startswith("test_") else "") / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+
+
+def test_the_teacher_of_the_docs_keeps_the_contract(tmp_path):
+    write_the_plugin_of_the_docs(tmp_path)
+    printed = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=tmp_path, site=tmp_path)
+    assert re.search(r"^\d\d passed", printed, flags=re.MULTILINE), printed
+
+
+@pytest.mark.slow
+def test_the_plugin_of_the_docs_can_be_installed(tmp_path):
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    # What the rest of this test does, though with a folder of its own in place of this environment.
+    assert re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL) == [
+        "pip install -e .\nsalt plugins\n",
+        "pytest tests\n",
+    ]
+    mine, site = tmp_path / "my_plugin", tmp_path / "site"
+    write_the_plugin_of_the_docs(mine)
+    install(mine, site)
+    (row,) = [row for name, row in listed(site, tmp_path).items() if name == "my_plugin"]
+    assert (row["distribution"], row["error"]) == ("my-plugin", None)
+    assert [(each["kind"], each["name"]) for each in row["components"]] == [("teacher", "edges")]
+    shutil.rmtree(mine / "my_package")  # what is tested is what was installed
+    printed = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=mine, site=site)
     assert re.search(r"^\d\d passed", printed, flags=re.MULTILINE), printed

@@ -165,6 +165,11 @@ def convert(
 
 
 def _import(source: Path, target: Path, dtype: Any, recipe: Path | None, overrides: Any) -> int:
+    from salt_toolkit.cache.store import caches_in, no_cache
+
+    inside = caches_in(source)
+    if inside:
+        raise no_cache(str(source), inside)
     if recipe is None:
         raise SaltError(
             f"{source} is no cache; to import a folder of .pt files, name the recipe whose latents they are with "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from signal import Signals
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from salt_toolkit.assemble import build_dataset, build_teacher
 from salt_toolkit.cache.build import CacheWork, missing_clips
@@ -21,10 +23,11 @@ from salt_toolkit.cache.identity import cache_directory, cache_identity, require
 from salt_toolkit.cache.maintain import drop_leftovers
 from salt_toolkit.cache.manifest import FILE, Manifest, claim, read_manifest, require_same
 from salt_toolkit.cache.quantization import LatentCodec
+from salt_toolkit.cache.shard_writer import telling, write_all
 from salt_toolkit.cache.sources import latents_name
 from salt_toolkit.cache.streams import ClipEncoder, kept_tensors
 from salt_toolkit.cache.writing import Counts
-from salt_toolkit.contracts import ClipBatch, Dataset, Sample
+from salt_toolkit.contracts import Dataset, Sample
 from salt_toolkit.data.loading import collate
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.errors import BadClip, CacheError, DataError, RecipeError
@@ -131,7 +134,7 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
         teachers = {t.name: build_teacher(recipe, t).to(machine.device) for t in recipe.teachings()}
         encoder = ClipEncoder(teachers, {}, (), machine.device, machine.autocast)
         setup = _Setup(recipe, recipe.cache, dataset, encoder, machine, options)
-        manifest, rates = setup.manifest(directory, about())
+        manifest = setup.manifest(directory, about())
         work = CacheWork(
             directory,
             manifest,
@@ -145,9 +148,9 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
             stop=lambda: requests.pending,
         )
         missing = sum(work.missing().values())
-        for line in _costs(manifest, missing, rates):
+        _require_room(directory, manifest, missing)  # before anything large is written, also to measure the disk
+        for line in _costs(manifest, missing, setup.rates(directory, missing)) if missing else ():
             progress.say(line)
-        _require_room(directory, manifest, missing)
         work.told = lambda counts: progress.show(counts.done + counts.bad, missing, _details(counts))
         counts = work.run()
         progress.say(_waits(counts))
@@ -182,10 +185,10 @@ class _Setup:
         self.batch_size = options.batch_size or recipe.train.batch_size
         self.workers = options.workers or recipe.loader.workers
 
-    def manifest(self, directory: Path, identity: dict[str, Any]) -> tuple[Manifest, _Rates]:
-        """The cache's manifest, made if it is not there; and how fast reading, teachers and disk are."""
+    def manifest(self, directory: Path, identity: dict[str, Any]) -> Manifest:
+        """The cache's manifest, made if it is not there; afterwards the encoder is ready."""
         present = _present(directory, identity)
-        samples, reading = self._read_some(CALIBRATION_CLIPS if present is None else self.batch_size)
+        samples, self._reading = self._read_some(CALIBRATION_CLIPS if present is None else self.batch_size)
         batches = [collate(samples[i : i + self.batch_size]) for i in range(0, len(samples), self.batch_size)]
         kept = kept_tensors(samples[0].tensors, frames=self.section.frames)
         self.encoder.kept = kept
@@ -202,7 +205,19 @@ class _Setup:
         for name in self.encoder.teachers:
             codec = LatentCodec.of(latents_name(name), self.section.dtype, present.constants[name])
             self.encoder.codecs[name] = codec.to(self.encoder.device)
-        return present, self._measured(directory, batches[0], reading)
+        self._batch = batches[0]
+        return present
+
+    def rates(self, directory: Path, missing: int) -> _Rates:
+        """How fast reading, teachers and disk are; writes no more clips than are missing. After `manifest`."""
+        self.encoder.encode(self._batch)  # warms up
+        begin = time.perf_counter()
+        encoded = [tensor.cpu() for tensor in self.encoder.encode(self._batch)[0]]
+        teachers = time.perf_counter() - begin
+        size = encoded[0].shape[0]
+        written = min(size, missing)
+        disk = _time_disk(directory, [tensor[:written] for tensor in encoded])
+        return _Rates(self._reading, size / teachers, written / disk)
 
     def _read_some(self, count: int) -> tuple[list[Sample], float]:
         """The first clips that can be read, and clips a second."""
@@ -224,22 +239,20 @@ class _Setup:
         except BadClip:
             return None
 
-    def _measured(self, directory: Path, batch: ClipBatch, reading: float) -> _Rates:
-        self.encoder.encode(batch)  # warms up
-        begin = time.perf_counter()
-        encoded = [tensor.cpu() for tensor in self.encoder.encode(batch)[0]]
-        teachers = time.perf_counter() - begin
-        size = encoded[0].shape[0]
-        probe = directory / f".probe.{os.getpid()}"
-        begin = time.perf_counter()
-        with probe.open("wb") as file:
-            probe.unlink()  # nothing is left of it, however this process ends
-            for tensor in encoded:
-                file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        disk = time.perf_counter() - begin
-        return _Rates(reading, size / teachers, size / disk)
+
+def _time_disk(directory: Path, tensors: Sequence[Tensor]) -> float:
+    """Seconds until the tensors are on the disk; nothing of them stays there."""
+    probe = directory / f".probe.{os.getpid()}"
+    begin = time.perf_counter()
+    with telling(probe), probe.open("wb", buffering=0) as file:
+        probe.unlink()  # nothing is left of it, however this process ends
+        offset = 0
+        for tensor in tensors:
+            buffer = memoryview(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            write_all(file.fileno(), buffer, offset)
+            offset += buffer.nbytes
+        os.fsync(file.fileno())
+    return time.perf_counter() - begin
 
 
 def _present(directory: Path, identity: dict[str, Any]) -> Manifest | None:
@@ -259,8 +272,6 @@ def _machine(recipe: Recipe, device: str | None) -> Machine:
 
 def _costs(manifest: Manifest, missing: int, rates: _Rates) -> list[str]:
     """What the work will take, in sentences."""
-    if not missing:
-        return []
     num_bytes = missing * manifest.row_bytes
     hours = missing / rates.together / 3600
     epochs = rates.teachers / rates.together

@@ -106,6 +106,13 @@ class CacheIndex:
             if number not in self.shards or _filled(self.shards[number]) < len(self.manifest.places(number)[1])
         ]
 
+    def lacking(self) -> str:
+        """How much of the cache is unfinished, in words; empty where it is complete."""
+        count = len(self.unfinished())
+        if not count:
+            return ""
+        return f"{count} of {self.manifest.num_shards} shards {'is' if count == 1 else 'are'} missing or not full"
+
     @property
     def complete(self) -> bool:
         """Whether every clip has a row, or is recorded as bad."""

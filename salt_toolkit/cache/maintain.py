@@ -17,6 +17,7 @@ from salt_toolkit.cache.index import CacheIndex
 from salt_toolkit.cache.manifest import FILE, SHARDS, read_manifest, require_same, shard_path
 from salt_toolkit.cache.shard import ShardFile, Stream
 from salt_toolkit.cache.shard_writer import PARTIAL, ShardBusy, ShardWriter, drop_abandoned
+from salt_toolkit.cache.store import caches_in, no_cache
 from salt_toolkit.errors import CacheError
 from salt_toolkit.files import sync
 
@@ -126,9 +127,13 @@ def merge(target: Path, sources: Sequence[Path]) -> int:
         How many shards were taken.
 
     Raises:
-        CacheError: One is no cache, or of another identity, or spread over shards in another way.
+        CacheError: One is no cache, or of another identity, or spread over shards in another way; or the target is
+            a folder of other caches, such as those of several splits.
     """
     taken = 0
+    others = [cache for cache in caches_in(target) if Path(cache) not in sources]
+    if others and not (target / FILE).exists():
+        raise no_cache(str(target), others)
     for source in sources:
         index = CacheIndex.open(source)
         if not (target / FILE).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -126,14 +127,16 @@ def claim(directory: Path, manifest: Manifest) -> Manifest:
     Raises:
         CacheError: The directory holds another cache, or something else.
     """
+    beside = directory / f".{FILE}.{os.uname().nodename}.{os.getpid()}"
     try:
         (directory / SHARDS).mkdir(parents=True, exist_ok=True)
-        beside = directory / f".{FILE}.{os.uname().nodename}.{os.getpid()}"
         with beside.open("w", encoding="utf-8") as file:
             json.dump(manifest.as_dict(), file, indent=1, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        with contextlib.suppress(OSError):  # a full disk leaves half of it
+            beside.unlink()
         raise CacheError(f"{directory} cannot be written ({error.strerror}); name another directory") from error
     try:
         os.link(beside, directory / FILE)  # fails where one is there: the first wins

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -72,8 +72,8 @@ class ShardWriter:
                     f"{stream.name} of {row.clip_id} has {buffer.nbytes} bytes; the cache keeps {stream.row_bytes} "
                     f"({stream.dtype}, {stream.shape})"
                 )
-            with self._telling():
-                _write_all(self._descriptor, buffer, offset + len(self.rows) * stream.row_bytes)
+            with telling(self.path):
+                write_all(self._descriptor, buffer, offset + len(self.rows) * stream.row_bytes)
             checksums.append(crc32(buffer))
         self.rows.append(replace(row, checksums=tuple(checksums)))
 
@@ -107,9 +107,9 @@ class ShardWriter:
         """Makes the shard whole and visible: header, sync, rename, sync of the directory."""
         header = ShardHeader(fingerprint, number, self.streams, tuple(self.rows), tuple(self.bad), constants)
         encoded = header.encode(self._room)
-        with self._telling():
+        with telling(self.path):
             self._close_up(len(encoded))
-            _write_all(self._descriptor, memoryview(encoded), 0)
+            write_all(self._descriptor, memoryview(encoded), 0)
             os.fsync(self._descriptor)
             os.replace(self._partial, self.path)
             sync(self.path.parent)
@@ -131,7 +131,7 @@ class ShardWriter:
         self.discard()
 
     def _claim(self) -> int:
-        with self._telling():
+        with telling(self.path):
             descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor, self._partial):
             os.close(descriptor)
@@ -141,7 +141,7 @@ class ShardWriter:
     def _reserve(self) -> None:
         """Takes the room for all rows, so that a full disk shows before anything is computed."""
         try:
-            with self._telling():
+            with telling(self.path):
                 os.ftruncate(self._descriptor, 0)
                 if self._offsets[-1]:
                     os.posix_fallocate(self._descriptor, 0, self._offsets[-1])
@@ -166,19 +166,25 @@ class ShardWriter:
         starts = range(0, length, CHUNK)
         for start in starts if target < source else reversed(starts):
             data = os.pread(self._descriptor, min(CHUNK, length - start), source + start)
-            _write_all(self._descriptor, memoryview(data), target + start)
+            write_all(self._descriptor, memoryview(data), target + start)
 
-    @contextlib.contextmanager
-    def _telling(self) -> Any:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise CacheError(
-                    f"no room left for {self.path} ({error.strerror}); finished shards are safe: make room, and the "
-                    "same command continues"
-                ) from error
-            raise CacheError(f"{self.path} cannot be written ({error.strerror}); see its permissions") from error
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turns a disk's errors into sentences about the file that was being written.
+
+    Raises:
+        CacheError: The disk is full, or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CacheError(
+                f"no room left for {path} ({error.strerror}); finished shards are safe: make room, and the "
+                "same command continues"
+            ) from error
+        raise CacheError(f"{path} cannot be written ({error.strerror}); see its permissions") from error
 
 
 def drop_abandoned(partial: Path) -> None:
@@ -204,7 +210,7 @@ def _lock(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _write_all(descriptor: int, buffer: memoryview, offset: int) -> None:
+def write_all(descriptor: int, buffer: memoryview, offset: int) -> None:
     """Pwrite until everything is written; one call may write less."""
     while buffer.nbytes:
         written = os.pwrite(descriptor, buffer, offset)

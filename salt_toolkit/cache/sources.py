@@ -139,12 +139,9 @@ def open_clips(directory: str) -> CachedClips:
         CacheError: It is no cache, is damaged, unfinished, or holds no clips.
     """
     index = CacheIndex.open(directory)
-    unfinished = index.unfinished()
-    if unfinished:
-        raise CacheError(
-            f"the cache {directory} is unfinished ({len(unfinished)} of {index.manifest.num_shards} shards); "
-            "go on with `salt cache` where it is made"
-        )
+    lacking = index.lacking()
+    if lacking:
+        raise CacheError(f"the cache {directory} is unfinished ({lacking}); go on with `salt cache` where it is made")
     return CachedClips(CachedRows(index))
 
 

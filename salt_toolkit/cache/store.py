@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -68,7 +68,7 @@ class LocalStore:
         try:
             text = file.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            raise _no_cache(self.name) from None
+            raise no_cache(self.name, caches_in(self.directory)) from None
         except OSError as error:
             raise CacheError(f"{file} cannot be read ({error.strerror})") from error
         return parse_manifest(text, self.name)
@@ -187,7 +187,8 @@ class RemoteStore:
     def manifest(self) -> Manifest:
         """See `Store`."""
         if not self.has_manifest():
-            raise _no_cache(self.name)
+            found = self._ask(self._files.glob, f"{self._root}/*/{FILE}")
+            raise no_cache(self.name, sorted(f"{self.name}/{path.split('/')[-2]}" for path in found))
         return parse_manifest(self._ask(self._files.cat_file, f"{self._root}/{FILE}").decode(), self.name)
 
     def numbers(self) -> list[int]:
@@ -265,8 +266,23 @@ def open_store(directory: Path | str, *, local_gb: float = LOCAL_GB) -> Store:
     return LocalStore(Path(directory).expanduser())
 
 
-def _no_cache(name: str) -> CacheError:
-    return CacheError(f"{name} is no latent cache: it has no {FILE}; make one with `salt cache`")
+def caches_in(directory: Path) -> list[str]:
+    """The caches in the folders of a directory, such as those of its splits; none where it cannot be read."""
+    try:
+        return [str(file.parent) for file in sorted(directory.glob(f"*/{FILE}"))]
+    except OSError:
+        return []
+
+
+def no_cache(name: str, inside: Sequence[str]) -> CacheError:
+    """The error for a place without a manifest.
+
+    Args:
+        name: Of the place.
+        inside: Caches that were found in its folders.
+    """
+    meant = f"did you mean {' or '.join(inside)}?" if inside else "make one with `salt cache`"
+    return CacheError(f"{name} is no latent cache: it has no {FILE}; {meant}")
 
 
 def _numbers(names: Any) -> Iterator[int]:

@@ -54,11 +54,10 @@ def find_cache(recipe: Recipe, dataset: Dataset) -> tuple[RecipeCache | None, st
         return None, f"there is no cache in {directory} yet (make it with `salt cache`): the teacher runs live"
     index = CacheIndex.open(directory, local_gb=recipe.cache.local_gb)
     _require_its_own(recipe, index, dataset.clip_ids)
-    unfinished = len(index.unfinished())
-    if unfinished:
+    lacking = index.lacking()
+    if lacking:
         return None, (
-            f"the cache in {directory} is unfinished ({unfinished} of {index.manifest.num_shards} shards; "
-            "go on with `salt cache`): the teacher runs live"
+            f"the cache in {directory} is unfinished ({lacking}; go on with `salt cache`): the teacher runs live"
         )
     rows = CachedRows(index)
     samples = CachedClips(rows, dataset.class_names) if recipe.cache.frames else WithLatents(dataset, rows)

@@ -40,11 +40,14 @@ class Quarantine:
         self.num_clips = num_clips
         self.max_fraction = max_fraction
         self.reasons: dict[str, str] = {}
+        self._fixes: set[str] = set()
         self.num_found = 0
         self._num_read = 0
         self._lock = threading.Lock()
         for book in (*others, *([file] if file is not None else ())):
             self.reasons |= _read_book(book)
+        if self.reasons:
+            self._fixes.add("")
         if len(self.reasons) > max_fraction * num_clips:
             raise DataError(self._too_many("those of earlier starts"))
 
@@ -66,6 +69,7 @@ class Quarantine:
             if clip_id in self.reasons:
                 return
             self.reasons[clip_id] = bad.reason
+            self._fixes.add(bad.fix)
             self.num_found += 1
             if self.file is not None:
                 self._write(self.file, {"clip_id": clip_id, "path": bad.path, "reason": bad.reason})
@@ -85,12 +89,15 @@ class Quarantine:
             raise DataError(f"{file} cannot be written ({error.strerror}); make room, or mend the rights") from error
 
     def _too_many(self, which: str) -> str:
-        where = f" They are listed in {self.file}; delete the lines of clips that were mended." if self.file else ""
-        return (
-            f"{len(self.reasons)} bad clips, of {self.num_clips} in the data set ({self._num_read} read), are more "
-            f"than loader.max_bad_fraction = {self.max_fraction:g} allows ({which}).{where} Mend the files, or raise "
-            "loader.max_bad_fraction."
-        )
+        several = len(self.reasons) > 1
+        mend = "" in self._fixes  # some of them have come without advice
+        mended = "; delete the lines of clips that were mended" if mend else ""
+        where = [f"{'They are' if several else 'It is'} listed in {self.file}{mended}."] if self.file else []
+        last = "Mend the files, or raise loader.max_bad_fraction." if mend else "Or raise loader.max_bad_fraction."
+        found = f"{len(self.reasons)} bad clip{'s' * several}, of {self.num_clips} in the data set"
+        allowed = f"loader.max_bad_fraction = {self.max_fraction:g} allows ({which})."
+        what = f"{found} ({self._num_read} read), {'are' if several else 'is'} more than {allowed}"
+        return " ".join([what, *where, *sorted(self._fixes - {""}), last])
 
 
 def _read_book(file: Path) -> dict[str, str]:

@@ -72,8 +72,25 @@ def _claim(directory: Path, settings: dict[str, object]) -> None:
         except ValueError as error:
             raise DataError(f"{manifest} is damaged ({error}); delete {directory}, or name another") from error
         if found != settings:
-            raise DataError(f"{directory} holds a demo set made with {found}, not {settings}; name another directory")
+            raise DataError(
+                f"{directory} holds another demo set: {_differences(found, settings)}; name another directory"
+            )
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DataError(f"{directory} is there and holds no demo set; name a new or empty directory")
     write_json(manifest, settings)
+
+
+def _differences(found: object, wanted: dict[str, object]) -> str:
+    """The settings that differ, in the words of ``salt demo-data``'s options."""
+    if not isinstance(found, dict):
+        return f"{MANIFEST} does not hold its settings"
+    words = {"num_train": "--train", "num_validation": "--validation", "seed": "--seed"}
+    told = [
+        f"it was made with {option} {found.get(key)}, not {wanted[key]}"
+        for key, option in words.items()
+        if found.get(key) != wanted[key]
+    ]
+    if found.get("labels") != wanted["labels"]:
+        told.append("its labels are those of another version of salt_toolkit")
+    return "; ".join(told) or f"{MANIFEST} has settings that this version does not know"

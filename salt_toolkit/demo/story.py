@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from salt_toolkit.assemble import build_dataset, build_student, student_spec
 from salt_toolkit.contracts import Student
 from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.demo.motion import LABELS
+from salt_toolkit.errors import RunError
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
 from salt_toolkit.evaluate.probes import ProbeResult, probe
 from salt_toolkit.files import read_lines, write_json
@@ -65,6 +68,9 @@ def run_demo(
         seed: Of both runs; the videos are always the same.
         num_train: Videos to train on, and to fit the probes on.
         num_validation: Held-out videos, to judge the probes on.
+
+    Raises:
+        RunError: The directory holds a demo of other recipes or of another seed.
     """
     console = Console(highlight=False)
     clock = _Clock()
@@ -74,11 +80,11 @@ def run_demo(
     clock.mark("videos")
     shared = [f"run.dir={directory}", f"run.seed={seed}", f"dataset.root={data}"]
     teacher = load_recipe(recipes / "demo_teacher.toml", registry, shared)
-    _train(teacher)
+    _train(teacher, directory)
     clock.mark("teacher")
     teacher_directory = RunDirectory.of(teacher).path
     student = load_recipe(recipes / "demo_student.toml", registry, [*shared, f"teacher.path={teacher_directory}"])
-    _train(student)
+    _train(student, directory)
     clock.mark("student")
     results = judge(student, {"teacher": teacher_directory, "distilled student": RunDirectory.of(student).path})
     clock.mark("probes")
@@ -107,11 +113,31 @@ def judge(recipe: Recipe, runs: dict[str, Path]) -> dict[str, ProbeResult]:
     return {name: probe(fit[name], held_out[name]) for name in encoders}
 
 
-def _train(recipe: Recipe) -> None:
-    outcome = run_recipe(recipe)
+def _train(recipe: Recipe, directory: Path) -> None:
+    try:
+        outcome = run_recipe(recipe)
+    except RunError as error:
+        raise _in_terms_of_the_demo(error, directory, recipe.run.seed) from error
     if outcome is not None and outcome.stopped_by is not None:
         Console(stderr=True).print(f"stopped by {outcome.stopped_by.name}; the same command continues the demo")
         raise SystemExit(128 + outcome.stopped_by)
+
+
+def _in_terms_of_the_demo(error: RunError, directory: Path, seed: int) -> RunError:
+    """Advises what `salt demo` can do: it takes neither ``--set`` nor ``--restart``."""
+    first, *rest = str(error).splitlines()
+    differing = [line for line in rest if line.startswith("  ")]
+    if not differing and "--restart" not in str(error):
+        return error
+    base = directory if directory.name else directory.absolute()
+    if any(line.startswith("  run.seed:") for line in differing):
+        name = re.sub(r"-seed\d+$", "", base.name)
+        other = base.with_name(f"{name}-seed{seed}")
+    else:
+        numbered = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+        other = next(place for place in numbered if not place.exists())
+    told = [first, *differing] if differing else [str(error), "`salt demo` has no --restart."]
+    return RunError("\n".join([*told, f"For another demo, name another directory, such as {other}."]))
 
 
 def _draw_masks(recipe: Recipe, registry: Registry, picture: Path) -> None:
@@ -159,8 +185,16 @@ def _print(console: Console, results: dict[str, ProbeResult], summary: dict[str,
     found = ", ".join(f"{motion} {share:.0%}" for motion, share in motions)
     console.print(f"Motions that the distilled student's linear probe found: {found}.")
     console.print(
-        f"The distilled student is {summary['margin']:+.1%} from the better of raw pixels and random initialisation "
+        f"The distilled student is {_lead(summary['margin'])} the better of raw pixels and random initialisation "
         f"(linear probe).\n{directory / 'curves.png'}, {directory / 'masks.png'}, {directory / 'summary.json'}; "
         f"{summary['seconds']['total']:.0f} s in all",
         soft_wrap=True,
     )
+
+
+def _lead(margin: float) -> str:
+    """A difference of two shares in words, to be followed by what was led or not."""
+    points = f"{abs(margin):.1%}".removesuffix("%")
+    if float(points) == 0:
+        return "level with"
+    return f"{points} points {'ahead of' if margin > 0 else 'behind'}"

@@ -32,8 +32,8 @@ class BenchOptions:
     """What to measure.
 
     Attributes:
-        batch_sizes: Empty: powers of two times the recipe's, from a quarter to four times.
-        workers: Threads that read; empty: powers of two up to the processors, and the recipe's own number.
+        batch_sizes: Besides the recipe's; empty: powers of two times it, from a quarter to four times.
+        workers: Threads that read, besides the recipe's; empty: powers of two up to the processors.
         seconds: Measured time of each cell.
     """
 
@@ -59,8 +59,10 @@ def run_bench(recipe: Recipe, options: BenchOptions, told: Told = lambda message
     """
     machine = Machine.here(recipe)
     trial = Trial(recipe, machine, told)
-    sizes = list(options.batch_sizes) or default_batch_sizes(recipe.train.batch_size, trial.num_clips)
-    workers = list(options.workers) or default_workers(recipe.loader.workers)
+    own_size, own_workers = recipe.train.batch_size, recipe.loader.workers
+    # The recipe's own are always measured: only beside them does the best mean something.
+    sizes = [own_size, *(options.batch_sizes or default_batch_sizes(own_size, trial.num_clips))]
+    workers = [own_workers, *(options.workers or default_workers(own_workers))]
     told("building the method")
     cached = trial.data.cache is not None
     work = _Work.of(recipe, machine, cached=cached)
@@ -72,7 +74,8 @@ def run_bench(recipe: Recipe, options: BenchOptions, told: Told = lambda message
         both = _both_row(trial, recommended, options.seconds, work, told)
     return {
         "name": recipe.run.name,
-        "recipe": {"train.batch_size": recipe.train.batch_size, "loader.workers": recipe.loader.workers},
+        "recipe": {"train.batch_size": own_size, "loader.workers": own_workers},
+        "num_clips": trial.num_clips,
         "device": machine.describe(),
         "cpus": num_cpus(),
         "torch": torch.__version__,

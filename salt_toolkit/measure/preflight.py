@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ import torch
 from salt_toolkit.cache.sources import CLIP
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.errors import CacheError, MissingArtifact, RecipeError, SaltError
+from salt_toolkit.estimates import TrainedCosts, checkpoint_disk
 from salt_toolkit.findings import Finding, Report
+from salt_toolkit.geometry import Cost
 from salt_toolkit.host import available_memory, free_disk, num_cpus, resident_memory, shared_memory
 from salt_toolkit.measure.throughput import LoadTime, StepTime, time_copy, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
 from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.runs import RunDirectory
 from salt_toolkit.train.environment import Machine
 
 STEP_SECONDS = 2.0
@@ -32,7 +37,7 @@ Told = Callable[[str], None]
 def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, told: Told = lambda message: None) -> None:
     """Reads real batches, trains a few real steps, and adds what it found to `salt check`'s report.
 
-    The facts go to ``report.facts["preflight"]``, as far as it came. Nothing is written to disk.
+    The facts go to ``report.facts["preflight"]``, as far as it came. Nothing stays on the disk.
 
     Args:
         recipe: A valid recipe.
@@ -163,13 +168,48 @@ def _setting(trial: Trial, report: Report) -> Setting:
 
 def _look_at_disk(recipe: Recipe, report: Report, facts: dict[str, Any]) -> None:
     facts["ram_cache_mb"] = recipe.loader.ram_cache_mb
-    folder = Path(recipe.run.dir)
-    free = facts["disk_free_gb"] = free_disk(folder) / 1e9
+    folder = Path(recipe.run.dir).absolute()
+    there = _nearest(RunDirectory.of(recipe).path.absolute())
+    free = facts["disk_free_gb"] = free_disk(there) / 1e9
+    why = _cannot_write(there)
+    if why:
+        message = f"the run cannot write to {folder}: a file in {there} cannot be made ({why})"
+        fix = "Choose another directory with run.dir, or see to its permissions."
+        report.findings.append(Finding("error", "run.dir", message, fix))
+        return
     wanted = report.facts.get("disk_gb")
-    if wanted is not None and wanted > free:
-        message = f"checkpoints will take {wanted:.3g} GB, and {folder.absolute()} has room for {free:.3g} GB"
-        fix = "Make room, choose another disk, or lower train.keep_checkpoints."
-        report.findings.append(Finding("warning", "run.dir", message, fix))
+    if wanted is None or wanted <= free:
+        return
+    least = _least_disk(recipe, report.facts) / 1e9
+    if least > free:
+        what = f"one checkpoint and the finished student will take {least:.3g} GB"
+        severity, fix = "error", "Make room, or choose another disk with run.dir."
+    else:
+        what = f"checkpoints will take {wanted:.3g} GB"
+        severity, fix = "warning", "Make room, choose another disk, or lower train.keep_checkpoints."
+    report.findings.append(Finding(severity, "run.dir", f"{what}, and {folder} has room for {free:.3g} GB", fix))
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest of its parents that is there; what may not be looked into counts as not there."""
+    return next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+
+
+def _cannot_write(directory: Path) -> str | None:
+    """Why no file can be made in a directory; None where one could, of which nothing is left."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+def _least_disk(recipe: Recipe, facts: Mapping[str, Any]) -> int:
+    """Bytes of a single checkpoint and of the finished student, below which no run can end."""
+    student, predictor = (Cost(facts[f"{part}_parameters"], 0) for part in ("student", "predictor"))
+    # As if no older checkpoint were kept: the arithmetic adds the one that is being written.
+    alone = replace(recipe, train=recipe.train.model_copy(update={"keep_checkpoints": 0, "keep_every": None}))
+    return checkpoint_disk(alone, TrainedCosts(student, predictor, None), None)
 
 
 def _look_at_memory(report: Report, facts: Mapping[str, Any]) -> None:

@@ -76,10 +76,10 @@ def _both_cells(row: Mapping[str, Any]) -> list[str]:
 def _advice(found: Mapping[str, Any]) -> list[str]:
     best, own = found["recommended"], found["recipe"]
     if best is None:
-        return ["No batch size fits: lower train.batch_size, or take a smaller predictor."]
-    slow = _slow_loader(found, best)
+        return _none_fits(found)
+    hints = [*_larger_ones(found, best), *_slow_loader(found, best)]
     if best == own:
-        return ["The recipe's own settings are the best of these.", *slow]
+        return ["The recipe's own settings are the best of these.", *hints]
     lines = ["Write into the recipe:"]
     for section in ("train", "loader"):
         (key,) = [key for key in best if key.startswith(f"{section}.")]
@@ -87,7 +87,25 @@ def _advice(found: Mapping[str, Any]) -> list[str]:
         lines += [f"  [{section}]", f"  {key.partition('.')[2]} = {best[key]}{same}"]
     if best["train.batch_size"] != own["train.batch_size"]:
         lines.append("Another batch size is another training: adapt schedules.lr and the run's length to it.")
-    return lines + slow
+    return lines + hints
+
+
+def _none_fits(found: Mapping[str, Any]) -> list[str]:
+    smallest = min(row["batch_size"] for row in found["step"])
+    if smallest > found["num_clips"]:
+        return [f"No batch size fits: the data set has {found['num_clips']} clips; choose smaller --batch-sizes."]
+    return [
+        f"No batch size from {smallest} on fits into memory: measure smaller ones with --batch-sizes, "
+        "or take a smaller predictor."
+    ]
+
+
+def _larger_ones(found: Mapping[str, Any], best: Mapping[str, int]) -> list[str]:
+    """A word where the fastest is the largest that was measured, and nothing speaks against a larger one."""
+    largest = max(row["batch_size"] for row in found["step"])  # one that does not fit is a row, too
+    if best["train.batch_size"] < largest or 2 * largest > found["num_clips"]:
+        return []
+    return [f"Larger batch sizes than {largest} were not measured, and may be faster: --batch-sizes {2 * largest}."]
 
 
 def _slow_loader(found: Mapping[str, Any], best: Mapping[str, int]) -> list[str]:

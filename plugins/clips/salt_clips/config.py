@@ -16,6 +16,9 @@ from salt_toolkit.errors import MissingArtifact
 
 DecoderName = Literal["pyav", "decord"]
 
+SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "test")
+"""Folders that are taken for splits when one is proposed; all others may be classes."""
+
 
 class VideoConfig(DatasetConfig):
     """What every data set of videos has."""
@@ -67,14 +70,8 @@ class VideoFolderConfig(VideoConfig):
         if not root.is_dir():
             return (_no_folder("root", root),)
         if not (root / self.split).is_dir():
-            found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-            fix = f"Set dataset.split to one of its folders ({', '.join(found[:8])})" if found else "It has no folders"
-            return (
-                MissingArtifact(
-                    f"the split's folder {root / self.split} does not exist",
-                    f"{fix}, or move the class folders into {root / self.split}.",
-                ),
-            )
+            what = f"the split's folder {root / self.split} does not exist"
+            return (MissingArtifact(what, _where_the_split_may_be(root, self.split)),)
         return ()
 
     def _listing(self) -> Listing:
@@ -171,6 +168,23 @@ class SSv2Config(VideoConfig):
 
 def _path(text: str) -> Path:
     return Path(text).expanduser()
+
+
+def _where_the_split_may_be(root: Path, split: str) -> str:
+    """What to do about a root without the split's folder: it may be a split itself, or hold the classes."""
+    # Not resolved: the advice keeps to the path that was written, links and all.
+    parent = root.parent if root.name not in ("", "..") else root.absolute().parent
+    name = root.name or root.absolute().name
+    if name in (split, *SPLIT_NAMES) and (parent / split).is_dir():
+        return f'{root} is a split\'s folder itself. Set dataset.root to "{parent}".'
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    splits = [folder for folder in folders if folder in SPLIT_NAMES]
+    if splits:
+        return f"Set dataset.split to one of its folders ({', '.join(splits)}), or make {root / split}."
+    if folders:
+        shown = ", ".join(folders[:8]) + (", ..." if len(folders) > 8 else ".")
+        return f"It holds {shown} If those are the classes, move them into {root / split}: a split is a folder of them."
+    return f"It has no folders. Put the class folders into {root / split}, or set dataset.root to the folder of splits."
 
 
 def _no_folder(key: str, folder: Path) -> MissingArtifact:

@@ -61,6 +61,14 @@ class VideoDataset:
                     width=reader.width,
                 )
             except ClipTooShort as error:
-                raise BadClip(reader.path, str(error)) from error
+                raise BadClip(reader.path, str(error), _longer(self._clip, reader.num_frames)) from error
             clip = reader.read(chosen, self._clip.size)
         return Sample(video.clip_id, {"clip": torch.from_numpy(clip)}, video.label, video.caption)
+
+
+def _longer(clip: ClipSpec, num_frames: int) -> str:
+    """What helps if many videos are too short for the clip; nothing does where they are still images."""
+    if num_frames < 2:
+        return ""
+    smaller = "Lower clip.frames or clip.stride" if clip.stride > 1 else "Lower clip.frames"
+    return f'{smaller}, or set clip.short = "repeat_last".'

@@ -105,8 +105,12 @@ def test_a_short_video_is_a_bad_clip_or_repeats_its_last_frame(tmp_path, mp4):
     touch(tmp_path / "train" / "c" / "a.mp4")
     shutil.copy(mp4, tmp_path / "train" / "c" / "a.mp4")
     config = VideoFolderConfig(root=str(tmp_path))
-    with pytest.raises(BadClip, match=r"a\.mp4.*40 frames.*needs 46"):
+    with pytest.raises(BadClip, match=r"a\.mp4.*40 frames.*needs 46") as told:
         build(config, ClipSpec(frames=10, stride=5, size=32)).read(0, 0)
+    assert told.value.fix == 'Lower clip.frames or clip.stride, or set clip.short = "repeat_last".'
+    with pytest.raises(BadClip, match=r"40 frames.*needs 41") as told:
+        build(config, ClipSpec(frames=41, stride=1, size=32)).read(0, 0)
+    assert told.value.fix == 'Lower clip.frames, or set clip.short = "repeat_last".'
     clip = build(config, ClipSpec(frames=10, stride=5, size=32, short="repeat_last")).read(0, 0).tensors["clip"]
     np.testing.assert_array_equal(
         clip[8], build(config, ClipSpec(frames=2, stride=39, size=32)).read(0, 0).tensors["clip"][1]
@@ -181,9 +185,41 @@ def test_a_folder_that_is_not_there_says_what_is(tmp_path):
     touch(tmp_path / "cats" / "1.mp4", tmp_path / "dogs" / "1.mp4")
     config = VideoFolderConfig(root=str(tmp_path))
     (artifact,) = config.missing()
-    assert "train does not exist" in artifact.what and "cats, dogs" in artifact.fix
+    assert "train does not exist" in artifact.what
+    # Nobody can tell a split of an unusual name from a class; to train on one class would be no mistake to see.
+    assert artifact.fix.startswith("It holds cats, dogs. If those are the classes, move them into")
+    assert "dataset.split" not in artifact.fix
     with pytest.raises(MissingArtifact):
         build(config)
+
+
+def test_a_root_that_is_a_split_itself_is_told_the_right_root(tmp_path, monkeypatch):
+    videos = tmp_path / "videos"
+    touch(*(videos / split / "cats" / "1.mp4" for split in ("train", "validation")))
+    for split in ("train", "validation"):
+        (artifact,) = VideoFolderConfig(root=str(videos / "train"), split=split).missing()
+        assert artifact.fix.endswith(f'Set dataset.root to "{videos}".')
+        assert not VideoFolderConfig(root=str(videos), split=split).missing()
+    monkeypatch.chdir(videos / "train")
+    (artifact,) = VideoFolderConfig(root=".").missing()
+    assert artifact.fix.endswith(f'Set dataset.root to "{videos}".')
+
+
+def test_only_folders_named_like_splits_are_proposed_as_splits(tmp_path):
+    touch(*(tmp_path / name / "x" / "1.mp4" for name in ("training", "val", "extras")))
+    (artifact,) = VideoFolderConfig(root=str(tmp_path)).missing()
+    assert artifact.fix == f"Set dataset.split to one of its folders (training, val), or make {tmp_path / 'train'}."
+
+
+def test_a_long_list_of_folders_says_that_it_is_cut(tmp_path):
+    for number in range(12):
+        (tmp_path / "many" / f"class{number:02}").mkdir(parents=True)
+    (artifact,) = VideoFolderConfig(root=str(tmp_path / "many")).missing()
+    assert artifact.fix.startswith("It holds class00, ") and "class07, ... If" in artifact.fix
+    assert "class08" not in artifact.fix
+    (tmp_path / "none").mkdir()
+    (artifact,) = VideoFolderConfig(root=str(tmp_path / "none")).missing()
+    assert artifact.fix.startswith("It has no folders. Put the class folders into")
 
 
 def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, monkeypatch):

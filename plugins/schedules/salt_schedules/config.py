@@ -28,13 +28,14 @@ class CosineConfig(ScheduleConfig):
 
 
 class WarmupCosineConfig(ScheduleConfig):
-    """Settings of the cosine schedule with a straight warm-up."""
+    """Settings of the cosine schedule with a straight warm-up: for rates and ratios, which are never below 0."""
 
-    peak: float = Field(description="Largest value, at the end of the warm-up, in the unit of what is scheduled.")
-    floor: float = Field(0.0, description="Value that the cosine falls to, in the unit of what is scheduled.")
+    peak: float = Field(ge=0, description="Largest value, at the end of the warm-up, in the unit of what is scheduled.")
+    floor: float = Field(0.0, ge=0, description="Value that the cosine falls to, in the unit of what is scheduled.")
     warmup_steps: int = Field(0, ge=0, description="Steps from start to peak; 0 for none.")
     start: float = Field(
         0.0,
+        ge=0,
         description=(
             "Value at step 0 of the warm-up, in the unit of what is scheduled; a learning rate that starts at 0 "
             "learns nothing in its first step."

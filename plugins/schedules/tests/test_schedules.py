@@ -30,9 +30,9 @@ configs = st.one_of(
     st.builds(
         WarmupCosineConfig,
         peak=st.floats(1, 1e6),
-        floor=st.floats(-1e6, 1),
+        floor=st.floats(0, 1),
         warmup_steps=st.integers(1, 500),
-        start=st.floats(-1e6, 1),
+        start=st.floats(0, 1),
         horizon=st.floats(1, 10),
     ),
 )
@@ -140,6 +140,9 @@ def test_a_run_without_steps_is_refused(config):
         ({"peak": 1e-4, "start": 1e-5}, "start = 1e-05 has no effect without a warm-up"),
         ({"peak": 1e-4, "horizon": 0.5}, "greater than or equal to 1"),
         ({"peak": 1e-4, "warmup_steps": -1}, "greater than or equal to 0"),
+        ({"peak": -1e-3}, r"peak\n +Input should be greater than or equal to 0"),
+        ({"peak": 1e-4, "floor": -1e-5}, r"floor\n +Input should be greater than or equal to 0"),
+        ({"peak": 1e-4, "start": -1e-5, "warmup_steps": 5}, r"start\n +Input should be greater than or equal to 0"),
         ({"peak": float("inf")}, "finite"),
         ({"peak": 1e-4, "warmup": 5}, "Extra inputs are not permitted"),
     ],
