@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 from salt_toolkit.cards import ModelCard
-from salt_toolkit.errors import MissingArtifact, SaltError, mistake_of_a_plugin
 from salt_toolkit.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
-from salt_toolkit.findings import Finding, Report
+from salt_toolkit.findings import Finding, Report, finding_of
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.settings_check import (
-    impossible_schedules,
+    followed_schedules,
+    impossible_values,
     mask_ratios,
     settings_without_effect,
     too_much_memory,
@@ -34,15 +34,15 @@ def check_recipe(recipe: Recipe) -> Report:
         missing = _answer(report, key, selected.config.missing, Sequence) or ()
         report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
     _add_length_facts(recipe, report)
-    ratios = report.facts["mask_ratios"] = mask_ratios(recipe, report.facts["steps"])
+    schedules, broken = followed_schedules(recipe, report.facts["steps"])
+    ratios = report.facts["mask_ratios"] = mask_ratios(schedules)
     tokens = _Tokens.of(recipe, report, ratio=ratios[1] if ratios else None)
     report.facts.update(tokens.facts())
     costs = _costs(recipe, tokens, report)
     _add_cost_facts(recipe, tokens, costs, report)
     _add_size_facts(recipe, tokens, costs, report)
-    if report.facts["steps"]:
-        grid = tokens.student.grid if tokens.student else None
-        report.findings.extend(impossible_schedules(recipe, grid, report.facts["steps"]))
+    report.findings.extend(broken)
+    report.findings.extend(impossible_values(recipe, tokens.student.grid if tokens.student else None, schedules))
     report.findings.extend(too_much_memory(recipe, report.facts.get("host_memory_gb")))
     report.findings.extend(settings_without_effect(recipe, tokens.drawn))
     return report
@@ -112,12 +112,8 @@ def _answer(report: Report, key: str, question: Callable[[], Any], kind: type | 
         if kind is None or answer is None or isinstance(answer, kind):
             return answer
         finding = Finding("error", key, f"the plugin answered {answer!r} where it promised a {kind.__name__}")
-    except MissingArtifact as missing:
-        finding = Finding("missing", key, missing.what, missing.fix)
-    except SaltError as error:
-        finding = Finding("error", key, str(error))
-    except Exception as error:  # a third party's code may raise anything, and must not take the report along
-        finding = Finding("error", key, mistake_of_a_plugin(error))
+    except Exception as error:
+        finding = finding_of(key, error)
     # Two questions may meet the same obstacle.
     if finding not in report.findings:
         report.findings.append(finding)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from salt_toolkit import assemble
 from salt_toolkit.contracts import ClipBatch, Mask
-from salt_toolkit.errors import MissingArtifact, SaltError, mistake_of_a_plugin
-from salt_toolkit.findings import Finding
+from salt_toolkit.errors import MissingArtifact
+from salt_toolkit.findings import Finding, finding_of
 from salt_toolkit.geometry import Cost, MaskCounts
 from salt_toolkit.masking import masks_for
 from salt_toolkit.recipe import Recipe, Teaching
@@ -40,10 +40,8 @@ def check_built(recipe: Recipe) -> list[Finding]:
             findings += [Finding("error", part, message, _FIX) for message in question(recipe)]
         except MissingArtifact:
             continue  # of a part that this one is built from
-        except SaltError as error:
-            findings.append(Finding("error", part, str(error)))
-        except Exception as error:  # a third party's code may raise anything
-            findings.append(Finding("error", part, mistake_of_a_plugin(error)))
+        except Exception as error:
+            findings.append(finding_of(part, error))
     return findings
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from salt_toolkit.errors import MissingArtifact, SaltError, mistake_of_a_plugin
+
 Severity = Literal["error", "missing", "warning", "note"]
 
 
@@ -29,6 +31,16 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}{self.fix and '. ' + self.fix}"
+
+
+def finding_of(key: str, error: Exception) -> Finding:
+    """What an error becomes that a part of the recipe raised when it was asked.
+
+    A third party's code may raise anything, and must not take the whole report along.
+    """
+    if isinstance(error, MissingArtifact):
+        return Finding("missing", key, error.what, error.fix)
+    return Finding("error", key, str(error) if isinstance(error, SaltError) else mistake_of_a_plugin(error))
 
 
 @dataclass

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from salt_toolkit.component import ScheduleConfig
-from salt_toolkit.errors import GeometryError, SaltError, mistake_of_a_plugin
-from salt_toolkit.findings import Finding
+from salt_toolkit.errors import GeometryError
+from salt_toolkit.findings import Finding, finding_of
 from salt_toolkit.geometry import Grid, MaskCounts
 from salt_toolkit.host import total_memory
-from salt_toolkit.recipe import Recipe, Selected
+from salt_toolkit.recipe import Recipe
 
 SCHEDULE_SAMPLES = 2000
 """At how many steps, evenly spread, schedules are looked at."""
@@ -33,49 +32,52 @@ def too_much_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding
     yield Finding("warning", key, message, f"Lower {key}{'' if from_cache else ' or train.batch_size'}.")
 
 
-def impossible_schedules(recipe: Recipe, grid: Grid | None, steps: int) -> Iterator[Finding]:
-    """Whether every schedule fits the run's length, and whether the run can live with all that it comes to.
+Schedules = Mapping[str, Mapping[int, float]]
+"""Values of schedules by their steps, by the schedules' names."""
+
+
+def followed_schedules(recipe: Recipe, steps: int | None) -> tuple[Schedules, list[Finding]]:
+    """Follows every schedule over the run: its values, or what it does not fit.
+
+    Args:
+        recipe: A valid recipe.
+        steps: Of the run; nothing is known of schedules where that is not.
+    """
+    values: dict[str, Mapping[int, float]] = {}
+    findings: list[Finding] = []
+    if not steps:
+        return values, findings
+    stride = math.ceil(steps / SCHEDULE_SAMPLES)
+    for name, selected in recipe.schedules.items():
+        try:
+            schedule = selected.build(total_steps=steps)
+            values[name] = {step: float(schedule(step)) for step in (*range(0, steps, stride), steps - 1)}
+        except Exception as error:
+            findings.append(finding_of(f"schedules.{name}", error))
+    return values, findings
+
+
+def mask_ratios(schedules: Schedules) -> tuple[float, float, float] | None:
+    """The least, the mean and the largest of the scheduled mask ratio; None without one."""
+    if "mask_ratio" not in schedules:
+        return None
+    values = schedules["mask_ratio"].values()
+    return min(values), sum(values) / len(values), max(values)
+
+
+def impossible_values(recipe: Recipe, grid: Grid | None, schedules: Schedules) -> Iterator[Finding]:
+    """Rates and ratios that no run can use.
 
     Args:
         recipe: A valid recipe.
         grid: The student's, if that is known.
-        steps: Of the run.
+        schedules: As `followed_schedules` gives them.
     """
-    for name, selected in recipe.schedules.items():
-        try:
-            yield from _values(recipe, grid, name, _sampled(selected, steps))
-        except SaltError as error:
-            yield Finding("error", f"schedules.{name}", str(error))
-        except Exception as error:  # a third party's code may raise anything
-            yield Finding("error", f"schedules.{name}", mistake_of_a_plugin(error))
+    for name, values in schedules.items():
+        yield from _impossible(recipe, grid, name, values)
 
 
-def mask_ratios(recipe: Recipe, steps: int | None) -> tuple[float, float, float] | None:
-    """The least, the mean and the largest of the scheduled mask ratio; None without one.
-
-    Args:
-        recipe: A valid recipe.
-        steps: Of the run, if that is known.
-    """
-    selected = recipe.schedules.get("mask_ratio")
-    if selected is None or not steps:
-        return None
-    try:
-        values = list(_sampled(selected, steps).values())
-        return min(values), sum(values) / len(values), max(values)
-    except Exception:  # `impossible_schedules` tells of it
-        return None
-
-
-def _sampled(selected: Selected[ScheduleConfig], steps: int) -> dict[int, float]:
-    """A schedule's values by their steps, evenly spread, with the first and the last one."""
-    schedule = selected.build(total_steps=steps)
-    stride = math.ceil(steps / SCHEDULE_SAMPLES)
-    return {step: schedule(step) for step in (*range(0, steps, stride), steps - 1)}
-
-
-def _values(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[int, float]) -> Iterator[Finding]:
-    """Rates and ratios, by their step, that no run can use."""
+def _impossible(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[int, float]) -> Iterator[Finding]:
     key = f"schedules.{name}"
     if name in ("lr", "weight_decay"):
         bad = next((step for step, value in values.items() if not 0 <= value < math.inf), None)
@@ -90,6 +92,9 @@ def _values(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[int, f
                 recipe.masker.config.counts(grid, ratio)
             except GeometryError as error:
                 yield Finding("error", key, f"at step {step:,}: {error}")
+                return
+            except Exception as error:
+                yield finding_of(key, error)
                 return
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from salt_schedules.curves import Constant
 
 from salt_toolkit.check import check_recipe
 from salt_toolkit.deep_check import check_built
@@ -259,3 +260,12 @@ def test_checking_needs_no_torch(pytestconfig):
         [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("answer", [lambda self, step: 1 / 0, lambda self, step: "much"])
+def test_a_schedule_that_fails_is_told_as_its_plugins_mistake(check, monkeypatch, answer):
+    monkeypatch.setattr(Constant, "__call__", answer)
+    report = check("ssv2_vitb.toml", *scheduled(use="constant", value=0.5))
+    (finding,) = [finding for finding in report.findings if finding.severity == "error"]
+    assert finding.key == "schedules.mask_ratio"
+    assert finding.message.startswith("the plugin made a mistake, not the recipe: ")

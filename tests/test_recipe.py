@@ -213,7 +213,7 @@ def careless(registry):
         def _typo(self):
             if self.ratio > 0.9:
                 raise GeometryError("ratio is above 0.9; lower it")
-            return raito  # noqa: F821
+            return raito  # noqa: F821 - the mistake of a plugin that the test is about
 
     module = ModuleType("careless_one")
     module.salt_maskers = hookimpl(lambda: [Component("careless", Careless, print, "Careless.")])

@@ -71,7 +71,7 @@ def write_attack(path: Path, way: str, proof: Path) -> None:
 
 
 def run_it(path: Path, way: str) -> None:
-    """Unpickles what Python's own unpickler would."""
+    """Unpickles what Python's own unpickler would: the proof that the file written here is an attack."""
     content = io.BytesIO(path.read_bytes())
     if way.startswith("zip"):
         with zipfile.ZipFile(path) as archive:

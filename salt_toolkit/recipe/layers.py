@@ -160,7 +160,7 @@ class Source:
         for keys in ALTERNATIVES:
             given = {key for key in keys if _gives(values, key)}
             for key in keys - given if given else ():
-                self._remove(key)
+                self._drop(key)
         self._merge_table(self.values, values, ())
         self.origins.update(origins)
 
@@ -198,7 +198,7 @@ class Source:
             else:
                 self._merge_table(old, value, key)
 
-    def _remove(self, key: Key) -> None:
+    def _drop(self, key: Key) -> None:
         table: Any = self.values
         for part in key[:-1]:
             table = table.get(part, {}) if isinstance(table, dict) else {}

@@ -72,9 +72,7 @@ class Progress:
     def update(self, step: int, total: int, line: Mapping[str, float | int]) -> None:
         """Shows a line of metrics."""
         details = "  ".join(text.format(line[name]) for name, text in SHOWN.items() if name in line)
-        if "num_skipped_steps" in line and "loss" not in line:
-            details = "loss not finite"
-        self.show(step, total, f"{details}  {line['clips_per_second']:.0f} clips/s")
+        self.show(step, total, f"{details or 'loss not finite'}  {line['clips_per_second']:.0f} clips/s")
 
     def show(self, step: int, total: int, details: str) -> None:
         """Shows a position, with words beside it; in a log only every `LOG_SECONDS`."""

@@ -71,7 +71,7 @@ class Architecture:
         names = ("dim", "depth", "heads", "mlp_dim", "patch", "tubelet", "qkv_bias", "eps")
         return {name: getattr(self, name) for name in names}
 
-    def weights(self) -> dict[str, tuple[int, ...]]:
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every weight, by transformers' keys."""
         dim, mlp, norm = self.dim, self.mlp_dim, {"weight": (self.dim,), "bias": (self.dim,)}
         shapes = {
@@ -166,7 +166,7 @@ def require_described(name: str, made: Architecture, shapes: Mapping[str, tuple[
                 f"{name} contradicts itself: config.json says {what} {told}, and its weights have {measured}; "
                 "get the checkpoint anew"
             )
-    require_whole(native, made.weights(), what=made.label, name=name, beside=BESIDE)
+    require_whole(native, made.weight_shapes(), what=made.label, name=name, beside=BESIDE)
 
 
 def _count(name: str, config: Mapping[str, Any], key: str, default: int) -> int:

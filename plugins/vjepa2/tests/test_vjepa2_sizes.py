@@ -73,7 +73,7 @@ def test_the_weights_that_a_file_must_hold_are_those_of_transformers(made):
     )
     with torch.device("meta"):
         encoder = VJEPA2Model(settings).encoder
-    assert made.weights() == {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
+    assert made.weight_shapes() == {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
 
 
 def test_the_terms_of_published_weights_are_permissive_and_no_encoder_saw_labels():
