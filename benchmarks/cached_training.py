@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 
 from salt_toolkit.assemble import build_dataset, build_teacher
-from salt_toolkit.cache.command import CacheOptions, fill_cache
-from salt_toolkit.check import check_recipe
+from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.data.loading import collate
 from salt_toolkit.demo.data import write_demo_data
-from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.environment import Machine
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.runs.machine import Machine
+from salt_toolkit.system.files import read_lines
+from salt_toolkit.train.run import run_recipe
 
 COMMON = """
 [run]

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from salt_toolkit.demo.story import bundled_recipes, judge, run_demo
-from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.system.files import read_lines
+from salt_toolkit.train.run import run_recipe
 
 SETTINGS = {
     "plain": ("method.target_fraction=1.0",),

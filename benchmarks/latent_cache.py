@@ -35,16 +35,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from salt_toolkit import ClipSpec
-from salt_toolkit.cache.index import CacheIndex, RowReader
-from salt_toolkit.cache.manifest import Manifest, claim, shard_path
-from salt_toolkit.cache.quantization import LatentCodec
-from salt_toolkit.cache.shard import Row
-from salt_toolkit.cache.shard_writer import ShardWriter
-from salt_toolkit.cache.sources import CachedRows
+from salt_toolkit.cache.codec import LatentCodec
+from salt_toolkit.cache.rows import CachedRows
 from salt_toolkit.contracts import Sample
 from salt_toolkit.data.loading import BatchLoader, ClipReader
 from salt_toolkit.data.order import ClipOrder
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.store.index import CacheIndex, RowReader
+from salt_toolkit.store.manifest import Manifest, claim, shard_path
+from salt_toolkit.store.shard import Row
+from salt_toolkit.store.shard_writer import ShardWriter
 
 TOKENS, DIM, BATCH, THREADS, CLIPS_PER_SHARD = 1568, 768, 32, 4, 120
 NAME = "latents.teacher"

@@ -29,12 +29,12 @@ from salt_toolkit.assemble import (
     build_student,
     build_teachers,
 )
-from salt_toolkit.check import check_recipe
+from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.contracts import Method, Parts
 from salt_toolkit.data.loading import collate
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.machine import Machine
 
 FRACTIONS, MASKS = (1.0, 0.5, 0.25), (1, 2, 4)
 

@@ -27,7 +27,7 @@ from salt_toolkit import ClipSpec
 from salt_toolkit.contracts import ClipBatch, Teacher
 from salt_toolkit.measure.peak import peak_of
 from salt_toolkit.registry import discover
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.machine import Machine
 
 CHECKPOINTS = {
     "small": ("videomae", "MCG-NJU/videomae-small-finetuned-kinetics"),

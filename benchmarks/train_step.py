@@ -29,9 +29,9 @@ from salt_toolkit.data.loading import collate
 from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.machine import Machine
 from salt_toolkit.train.processes import Processes
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.train.run import run_recipe
 from salt_toolkit.train.step import Stepper
 
 STEPS, WARM_UP, BATCH = 12, 3, 8

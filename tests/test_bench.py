@@ -15,10 +15,10 @@ import torch
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.measure import bench, peak, throughput
 from salt_toolkit.measure.bench import BenchOptions, bench_file, default_batch_sizes, recommend, run_bench, write_bench
+from salt_toolkit.measure.bench_text import render_bench
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
-from salt_toolkit.report.bench_text import render_bench
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.runs.machine import Machine
 from salt_toolkit.train.step import Stepper
 
 QUICK = BenchOptions(batch_sizes=(2, 4), workers=(1, 2), seconds=0.05)

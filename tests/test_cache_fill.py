@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from salt_toolkit.assemble import build_teacher
-from salt_toolkit.cache.command import CacheOptions, fill_cache
-from salt_toolkit.cache.index import CacheIndex, RowReader
-from salt_toolkit.cache.maintain import merge, repair, verify
-from salt_toolkit.cache.manifest import shard_path
-from salt_toolkit.cache.shard_writer import ShardWriter
+from salt_toolkit.cache.fill import CacheOptions, fill_cache
 from salt_toolkit.cache.spot import spot_check
 from salt_toolkit.contracts import Sample
 from salt_toolkit.errors import BadClip, CacheError, DataError, MissingArtifact, RecipeError
 from salt_toolkit.recipe import load_recipe
+from salt_toolkit.store.index import CacheIndex, RowReader
+from salt_toolkit.store.maintain import merge, repair, verify
+from salt_toolkit.store.manifest import shard_path
+from salt_toolkit.store.shard_writer import ShardWriter
 
 RECIPE = """
 [run]
@@ -165,10 +165,10 @@ class Broken:
 
 
 def break_clips(monkeypatch, bad):
-    from salt_toolkit.cache import command
+    from salt_toolkit.cache import fill
 
-    original = command.build_dataset
-    monkeypatch.setattr(command, "build_dataset", lambda *a, **k: Broken(original(*a, **k), bad))
+    original = fill.build_dataset
+    monkeypatch.setattr(fill, "build_dataset", lambda *a, **k: Broken(original(*a, **k), bad))
 
 
 def test_bad_clips_are_recorded_and_not_read_again(load, monkeypatch):
@@ -195,7 +195,7 @@ def test_too_many_bad_clips_stop_the_work_and_keep_what_is_done(load, monkeypatc
 
 
 def test_latents_that_are_not_finite_become_bad_clips(load, monkeypatch):
-    from salt_toolkit.cache import command
+    from salt_toolkit.cache import fill
 
     def build(recipe, teaching):
         teacher = original(recipe, teaching)
@@ -211,24 +211,24 @@ def test_latents_that_are_not_finite_become_bad_clips(load, monkeypatch):
         teacher.forward = sick
         return teacher
 
-    original = command.build_teacher
-    monkeypatch.setattr(command, "build_teacher", build)
+    original = fill.build_teacher
+    monkeypatch.setattr(fill, "build_teacher", build)
     outcome = fill_cache(load("loader.max_bad_fraction=0.5"), CacheOptions())
     (bad,) = CacheIndex.open(outcome.directory).bad()
     assert (bad.clip_id, bad.reason) == ("train/70", "a teacher's latents of it are not finite")
 
 
 def test_two_clips_of_one_id_are_refused(load, monkeypatch):
-    from salt_toolkit.cache import command
+    from salt_toolkit.cache import fill
 
-    original = command.build_dataset
+    original = fill.build_dataset
 
     def build(*arguments, **keywords):
         dataset = original(*arguments, **keywords)
         dataset.clip_ids = ["same"] * len(dataset.clip_ids)
         return dataset
 
-    monkeypatch.setattr(command, "build_dataset", build)
+    monkeypatch.setattr(fill, "build_dataset", build)
     with pytest.raises(DataError, match="two clips of the data set have one id"):
         fill_cache(load(), CacheOptions())
 
@@ -262,7 +262,7 @@ def test_no_manifest_describes_a_teacher_by_nothing(load, tmp_path, monkeypatch)
     """Such as when the weights go after they were loaded; the cache would fit any teacher."""
     other = load()
     teacher = build_teacher(other, other.teachings()[0])
-    monkeypatch.setattr("salt_toolkit.cache.command.build_teacher", lambda *_: teacher)
+    monkeypatch.setattr("salt_toolkit.cache.fill.build_teacher", lambda *_: teacher)
     recipe = load(text=of_a_run(tmp_path / "runs" / "absent"))
     with pytest.raises(MissingArtifact, match="runs/absent"):
         fill_cache(recipe, CacheOptions())
@@ -270,9 +270,9 @@ def test_no_manifest_describes_a_teacher_by_nothing(load, tmp_path, monkeypatch)
 
 
 def test_what_does_not_fit_the_disk_is_refused_before_it_begins(load, monkeypatch):
-    from salt_toolkit.cache import command
+    from salt_toolkit.cache import fill
 
-    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**5})())
+    monkeypatch.setattr(fill.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**5})())
     with pytest.raises(CacheError, match=r"needs 0.002016 GB more, .* has 0.0001 GB free; .*int8"):
         fill_cache(load(), CacheOptions())
 
@@ -294,12 +294,12 @@ def test_a_disk_without_room_for_one_batch_is_refused_in_a_sentence(load, tmp_pa
 
 
 def test_a_disk_that_fills_up_while_it_is_measured_is_told(load, monkeypatch):
-    from salt_toolkit.cache import command
+    from salt_toolkit.cache import fill
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(command, "write_all", full)
+    monkeypatch.setattr(fill, "write_all", full)
     with pytest.raises(CacheError, match=r"no room left for .*No space left on device.*make room"):
         fill_cache(load(), CacheOptions())
 
@@ -312,7 +312,7 @@ def test_a_disk_that_fills_up_loses_nothing(load, tmp_path):
     script = (
         "import sys, shutil\n"
         "shutil.disk_usage = lambda path: type('Usage', (), {'free': 10**9})()\n"
-        "from salt_toolkit.cli import main\n"
+        "from salt_toolkit.cli.app import main\n"
         "sys.argv = ['salt', 'cache', sys.argv[1]]\n"
         "main()\n"
     )
@@ -346,7 +346,7 @@ def test_a_complete_cache_loads_no_teacher_and_leaves_nothing_behind(load, monke
     directory = fill_cache(recipe, CacheOptions()).directory
     abandoned, living = (directory / "shards" / f".{number:06d}.safetensors.partial" for number in (0, 1))
     abandoned.write_bytes(bytes(100))
-    monkeypatch.setattr("salt_toolkit.cache.command.build_teacher", None)
+    monkeypatch.setattr("salt_toolkit.cache.fill.build_teacher", None)
     with ShardWriter(directory / "shards" / "000001.safetensors", (), ()):
         assert fill_cache(recipe, CacheOptions()).counts.done == 0
         assert not abandoned.exists() and living.exists()
@@ -373,7 +373,7 @@ import os, random, signal, sys, time
 import torch
 from pathlib import Path
 from salt_toolkit.assemble import build_teacher
-from salt_toolkit.cache.command import CacheOptions, fill_cache
+from salt_toolkit.cache.fill import CacheOptions, fill_cache
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
 
@@ -386,12 +386,12 @@ def work(pause):
     if child:
         return child
     sys.stderr = open(os.devnull, "w")
-    from salt_toolkit.cache import build
-    take = build.CacheWork._take
+    from salt_toolkit.cache import work
+    take = work.CacheWork._take
     def slowly(self, *arguments):
         time.sleep(pause)  # so that kills fall everywhere
         take(self, *arguments)
-    build.CacheWork._take = slowly
+    work.CacheWork._take = slowly
     fill_cache(recipe, CacheOptions(workers=2, batch_size=3))
     os._exit(0)
 
@@ -457,7 +457,7 @@ def test_the_command_line_from_filling_to_repairing(load, tmp_path):
 def test_torch_is_not_needed_to_look_at_a_cache(load):
     directory = fill_cache(load(), CacheOptions()).directory
     script = (
-        "import sys\nfrom salt_toolkit.cache.index import CacheIndex\n"
+        "import sys\nfrom salt_toolkit.store.index import CacheIndex\n"
         f"assert CacheIndex.open({str(directory)!r}).complete\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from salt_toolkit.cache.codec import LatentCodec, error_of
 from salt_toolkit.cache.convert import convert, import_folder
-from salt_toolkit.cache.index import CacheIndex
-from salt_toolkit.cache.quantization import LatentCodec, error_of
-from salt_toolkit.cache.sources import CachedRows
+from salt_toolkit.cache.rows import CachedRows
 from salt_toolkit.errors import CacheError
+from salt_toolkit.store.index import CacheIndex
 
 SCALED = ("int8", "fp8")
 

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from salt_toolkit.cache.index import CacheIndex, RowReader
-from salt_toolkit.cache.maintain import merge, repair, verify
-from salt_toolkit.cache.manifest import FILE, Manifest, claim, differences, read_manifest, shard_path
-from salt_toolkit.cache.shard import BadRow, Row, ShardFile, Stream
-from salt_toolkit.cache.shard_writer import ShardBusy, ShardWriter
-from salt_toolkit.cache.store import LocalStore, RemoteStore
 from salt_toolkit.errors import CacheError
+from salt_toolkit.store.index import CacheIndex, RowReader
+from salt_toolkit.store.maintain import merge, repair, verify
+from salt_toolkit.store.manifest import FILE, Manifest, claim, differences, read_manifest, shard_path
+from salt_toolkit.store.places import LocalStore, RemoteStore
+from salt_toolkit.store.shard import BadRow, Row, ShardFile, Stream
+from salt_toolkit.store.shard_writer import ShardBusy, ShardWriter
 
 STREAMS = (Stream("latents.teacher", "F32", (3, 4)), Stream("clip", "U8", (2, 5)))
 IDENTITY = {"clip": {"views": 2, "seed": 0}, "teachers": {"teacher": {"fingerprint": "0" * 16}}}
@@ -201,8 +201,8 @@ def test_a_killed_writers_leftover_is_taken_over(tmp_path):
     script = (
         "import os, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from salt_toolkit.cache.shard import Row, Stream\n"
-        "from salt_toolkit.cache.shard_writer import ShardWriter\n"
+        "from salt_toolkit.store.shard import Row, Stream\n"
+        "from salt_toolkit.store.shard_writer import ShardWriter\n"
         "writer = ShardWriter(Path(sys.argv[1]), (Stream('a', 'U8', (9,)),), ['a', 'b'])\n"
         "writer.add(Row('a', 0, 0), [np.ones(9, np.uint8)])\n"
         "os.kill(os.getpid(), 9)\n"
@@ -461,7 +461,7 @@ def test_two_clips_of_one_id_are_found(cache):
 
 
 def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("salt_toolkit.cache.index.OPEN_FILES", 3)
+    monkeypatch.setattr("salt_toolkit.store.index.OPEN_FILES", 3)
     manifest = claim(tmp_path, manifest_of(num_clips=30, clips_per_shard=1))
     for number in range(30):
         write_shard(tmp_path, manifest, number)

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from salt_toolkit.cache.command import CacheOptions, fill_cache
-from salt_toolkit.cache.index import CacheIndex
-from salt_toolkit.cache.quantization import LatentCodec
-from salt_toolkit.cache.sources import CachedTeacher
-from salt_toolkit.check import check_recipe
+from salt_toolkit.cache.codec import LatentCodec
+from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.cache.rows import CachedTeacher
+from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.errors import CacheError
-from salt_toolkit.files import read_lines
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.store.index import CacheIndex
+from salt_toolkit.system.files import read_lines
+from salt_toolkit.train.run import run_recipe
 
 RECIPE = """
 [run]
@@ -120,7 +120,7 @@ def test_a_copied_cache_with_its_clips_is_all_that_training_needs(load, tmp_path
     # No data set, no decoder: a process that cannot import one.
     path = tmp_path / "there.toml"
     path.write_text(RECIPE.replace('use = "video_folder"', f'use = "cached"\ndir = "{moved}"'))
-    script = "import sys\nsys.modules['av'] = None\nfrom salt_toolkit.cli import main\nmain()\n"
+    script = "import sys\nsys.modules['av'] = None\nfrom salt_toolkit.cli.app import main\nmain()\n"
     words = ["run", str(path), "--set", "run.name=there", "--set", f"run.dir={tmp_path / 'runs'}"]
     subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
     there = load_recipe(path, registry, ["run.name=there", f"run.dir={tmp_path / 'runs'}"])

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from salt_schedules.curves import Constant
 
-from salt_toolkit.check import check_recipe
-from salt_toolkit.deep_check import check_built
-from salt_toolkit.findings import Finding
+from salt_toolkit.check.deep import check_built
+from salt_toolkit.check.findings import Finding
+from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.check.text import render_report
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import MaskCounts
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.report.check_text import render_report
 
 
 @pytest.fixture
@@ -251,8 +251,8 @@ def test_deep_check_finds_a_config_that_promises_too_much(registry, pytestconfig
 
 def test_checking_needs_no_torch(pytestconfig):
     script = (
-        "import sys; from salt_toolkit.check import check_recipe; from salt_toolkit.recipe import load_recipe;"
-        "from salt_toolkit.registry import discover; from salt_toolkit.report.check_text import render_report;"
+        "import sys; from salt_toolkit.check.recipe import check_recipe; from salt_toolkit.recipe import load_recipe;"
+        "from salt_toolkit.registry import discover; from salt_toolkit.check.text import render_report;"
         "check_recipe(load_recipe('recipes/ssv2_vitb.toml', discover()));"
         "print([name for name in ('torch', 'timm', 'av', 'transformers', 'sklearn') if name in sys.modules])"
     )

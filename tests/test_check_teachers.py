@@ -9,12 +9,12 @@ from salt_toy.config import ProjectionConfig
 
 from salt_toolkit import CheckpointError, MissingArtifact, ModelCard
 from salt_toolkit.assemble import build_method
-from salt_toolkit.check import check_recipe
-from salt_toolkit.deep_check import check_built
+from salt_toolkit.check.deep import check_built
+from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.check.text import render_report
+from salt_toolkit.cli.teacher_text import render_teachers, teacher_rows
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.report.check_text import render_report
-from salt_toolkit.report.teacher_text import render_teachers, teacher_rows
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.teaching.fingerprint import identify
 
 RECIPE = """
 [run]

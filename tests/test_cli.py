@@ -64,7 +64,7 @@ def test_quick_answers(salt, arguments, seconds):
 def test_what_trains_nothing_imports_nothing_heavy(arguments):
     script = (
         "import sys\n"
-        "from salt_toolkit.cli import main\n"
+        "from salt_toolkit.cli.app import main\n"
         "try:\n"
         "    main()\n"
         "finally:\n"

@@ -44,7 +44,7 @@ def full(error):
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir(mode=0o500)
     if os.access(tmp_path / "data", os.W_OK):  # the superuser may write everything: the refusal is played
-        monkeypatch.setattr("salt_toolkit.files.os.fsync", full(PermissionError(13, "Permission denied")))
+        monkeypatch.setattr("salt_toolkit.system.files.os.fsync", full(PermissionError(13, "Permission denied")))
     with pytest.raises(DataError, match="Permission denied"):
         write(tmp_path / "data")
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from salt_toolkit.cache.command import CacheOptions, fill_cache
-from salt_toolkit.files import read_lines
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.system.files import read_lines
+from salt_toolkit.train.run import run_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +125,7 @@ def test_a_signal_to_the_launcher_saves_a_checkpoint_and_the_run_goes_on(recipe)
 
 SABOTAGE = """
 import sys
-from salt_toolkit.cli import main
+from salt_toolkit.cli.app import main
 from salt_toolkit.errors import BadClip
 import salt_toy.models, salt_toy.data
 

@@ -19,12 +19,12 @@ import typer
 from pydantic import BaseModel
 
 from salt_toolkit import component, contracts, geometry, hookspecs
-from salt_toolkit.cache.cli import FILL
-from salt_toolkit.cli import app
+from salt_toolkit.cli.app import app
+from salt_toolkit.cli.cache import FILL
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.recipe.load import CORE_SECTIONS, OPTIONAL_SECTIONS
 from salt_toolkit.registry import Registry
-from salt_toolkit.train.earlier import FREE_KEYS
+from salt_toolkit.runs.resume import FREE_KEYS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -246,7 +246,7 @@ def _printed(command: str, folder: Path) -> str:
 
 
 def test_the_metrics_page_lists_every_metric(tmp_path, registry):
-    from salt_toolkit.train.start import run_recipe
+    from salt_toolkit.train.run import run_recipe
 
     (block,) = [block for block in blocks_of(ROOT / "README.md") if block.mark.startswith("file: ")]
     recipe = tmp_path / "first.toml"

@@ -19,13 +19,13 @@ from salt_toy.config import ProjectionConfig
 from salt_toolkit import ModelCard
 from salt_toolkit.assemble import build_student
 from salt_toolkit.errors import DataError, RunError
-from salt_toolkit.files import read_lines
-from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.runs.directory import RunDirectory, load_student
+from salt_toolkit.system.files import read_lines
+from salt_toolkit.system.signals import StopRequests
 from salt_toolkit.train import checkpoint as checkpoints
 from salt_toolkit.train.average import WeightAverage
 from salt_toolkit.train.loop import _Trainer
-from salt_toolkit.train.signals import StopRequests
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.train.run import run_recipe
 from salt_toolkit.train.step import Stepper
 
 SETTINGS = (
@@ -71,9 +71,9 @@ import os, random, signal, sys, time
 import torch
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.runs import RunDirectory
+from salt_toolkit.runs.directory import RunDirectory
 from salt_toolkit.train import checkpoint
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.train.run import run_recipe
 from salt_toolkit.train.step import Stepper
 
 torch.set_num_threads(1)

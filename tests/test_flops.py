@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit.assemble import build_dataset, build_method
-from salt_toolkit.check import check_recipe
+from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.data.loading import collate
 from salt_toolkit.flops import block_flops, block_parameters, linear_flops, linear_parameters, train_step_flops
 from salt_toolkit.geometry import ClipSpec, Cost, MaskCounts

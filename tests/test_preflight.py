@@ -14,13 +14,13 @@ import pytest
 import torch
 from salt_toy.data import Squares
 
-from salt_toolkit import settings_check
-from salt_toolkit.check import check_recipe
+from salt_toolkit.check import settings
+from salt_toolkit.check.preflight_text import LIMITS, duration
+from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.check.text import render_report
 from salt_toolkit.measure import preflight as preflights
 from salt_toolkit.measure.preflight import preflight
 from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
-from salt_toolkit.report.check_text import render_report
-from salt_toolkit.report.preflight_text import LIMITS, duration
 from salt_toolkit.train.step import Stepper
 
 EQUAL = Timings(loader=0.1, loader_cpu=0.1, step=0.1, step_cpu=0.1, copy=0.0, workers=4, cpus=8)
@@ -260,7 +260,7 @@ def test_a_file_system_that_is_read_only_is_an_error(small_recipe, tmp_path):
     [("loader.prefetch=400", "loader.prefetch"), ("loader.ram_cache_mb=4000", "loader.ram_cache_mb")],
 )
 def test_check_alone_warns_of_more_clips_than_memory_holds(small_recipe, monkeypatch, override, key):
-    monkeypatch.setattr(settings_check, "total_memory", lambda: 5_000_000)
+    monkeypatch.setattr(settings, "total_memory", lambda: 5_000_000)
     assert not found(check_recipe(small_recipe()), "warning")
     (warning,) = found(check_recipe(small_recipe(override)), "warning")
     assert warning.key == key and "0.005 GB of memory" in warning.message

@@ -13,10 +13,10 @@ from transformers import VideoMAEConfig, VideoMAEModel
 
 from salt_toolkit.errors import RunError
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.teaching.identity import identify
-from salt_toolkit.train import start
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.teaching.fingerprint import identify
+from salt_toolkit.train import run
+from salt_toolkit.train.run import run_recipe
 
 HUB_ID = "somebody/their-model"
 
@@ -92,7 +92,7 @@ def fingerprint(loaded):
 
 def test_a_downloaded_teacher_is_written_down_before_the_first_checkpoint(hub, recipe, monkeypatch):
     loaded, seen = recipe(HUB_ID), []
-    train = start.train
+    train = run.train
 
     def watched(*arguments, built, **keywords):
         def then(method):
@@ -103,7 +103,7 @@ def test_a_downloaded_teacher_is_written_down_before_the_first_checkpoint(hub, r
 
         return train(*arguments, built=then, **keywords)
 
-    monkeypatch.setattr(start, "train", watched)
+    monkeypatch.setattr(run, "train", watched)
     run_recipe(loaded)
     assert seen == [{"teacher": None}, {"teacher": fingerprint(loaded)}]
     assert environment(loaded)["teachers"] == seen[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from salt_toolkit.errors import MissingArtifact
-from salt_toolkit.runs import NUM_SHOWN, find_student
+from salt_toolkit.runs.directory import NUM_SHOWN, find_student
 
 
 @pytest.fixture

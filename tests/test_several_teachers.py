@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from salt_toolkit.assemble import build_dataset, build_method, build_teacher, build_teachers
 from salt_toolkit.data.loading import collate
 from salt_toolkit.errors import RunError
-from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.runs.directory import RunDirectory, load_student
+from salt_toolkit.system.files import read_lines
 from salt_toolkit.train import checkpoint as checkpoints
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.train.run import run_recipe
 
 HEAD = """
 [run]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from salt_toolkit.errors import RecipeError
 from salt_toolkit.recipe.lines import key_lines
-from salt_toolkit.recipe.sources import Override, read_source
+from salt_toolkit.recipe.reading import Override, read_source
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="="), max_size=4)
 leaves = (

@@ -22,7 +22,7 @@ from salt_toolkit.geometry import Cost, Grid, TokenSpec
 from salt_toolkit.teaching.alignment import fit_clip
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
 from salt_toolkit.teaching.encoder import FrozenEncoder, untrained
-from salt_toolkit.teaching.identity import TeacherIdentity, identify
+from salt_toolkit.teaching.fingerprint import TeacherIdentity, identify
 from salt_toolkit.testing import random_batch
 
 DEPTH, DIM = 4, 6
@@ -308,7 +308,8 @@ def test_a_family_that_does_not_answer_is_a_plugin_error():
 def test_the_arithmetic_needs_no_torch():
     code = (
         "import sys\n"
-        "from salt_toolkit.teaching import config, files, headers, identity\n"
+        "from salt_toolkit.teaching import config, fingerprint\n"
+        "from salt_toolkit.weights import headers, locate\n"
         "assert not {'torch', 'timm', 'transformers', 'safetensors'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

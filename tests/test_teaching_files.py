@@ -20,9 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.headers import is_safetensors, strip_prefixes, tensor_shapes, unwrap
-from salt_toolkit.teaching.loading import read_weights
+from salt_toolkit.weights.headers import is_safetensors, strip_prefixes, tensor_shapes, unwrap
+from salt_toolkit.weights.loading import read_weights
+from salt_toolkit.weights.locate import CheckpointFiles
 
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from salt_toolkit import CheckpointError, MissingArtifact
-from salt_toolkit.teaching import files
-from salt_toolkit.teaching.files import (
+from salt_toolkit.weights import locate
+from salt_toolkit.weights.loading import read_weights
+from salt_toolkit.weights.locate import (
     CheckpointFiles,
     fetch_checkpoint,
     file_digest,
@@ -24,7 +25,6 @@ from salt_toolkit.teaching.files import (
     is_hub_id,
     not_here,
 )
-from salt_toolkit.teaching.loading import read_weights
 
 SHAPES = {"a.weight": (3, 2), "a.bias": (3,)}
 
@@ -275,7 +275,7 @@ def reads(monkeypatch):
         return compute(opened, kind)
 
     compute = hashlib.file_digest
-    monkeypatch.setattr(files, "CHUNK", 0)
+    monkeypatch.setattr(locate, "CHUNK", 0)
     monkeypatch.setattr(hashlib, "file_digest", counted)
     return done
 

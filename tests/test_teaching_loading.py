@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.loading import load_whole, read_weights
-from salt_toolkit.teaching.whole import looks_like
+from salt_toolkit.weights.loading import load_whole, read_weights
+from salt_toolkit.weights.locate import CheckpointFiles
+from salt_toolkit.weights.whole import looks_like
 
 
 def module() -> nn.Module:

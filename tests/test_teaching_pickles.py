@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.headers import tensor_shapes
-from salt_toolkit.teaching.loading import read_weights
+from salt_toolkit.weights.headers import tensor_shapes
+from salt_toolkit.weights.loading import read_weights
+from salt_toolkit.weights.locate import CheckpointFiles
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -92,7 +92,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_does_not_run_it(tmp_path, w
     assert not proof.exists()
     # The reader of weights would refuse it too, had nobody read the header.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salt_toolkit.teaching.files.tensor_shapes", lambda _: {})
+        patch.setattr("salt_toolkit.weights.locate.tensor_shapes", lambda _: {})
         with pytest.raises(CheckpointError) as caught:
             read_weights(CheckpointFiles("x", (path,)))
     assert "weights_only" not in str(caught.value)  # torch advises to load it all the same
@@ -128,7 +128,7 @@ def test_nothing_that_a_pickle_names_is_imported(tmp_path):
     (tmp_path / "a_module_with_effects.py").write_text("raise SystemExit(7)")
     path.write_bytes(global_by_hand("a_module_with_effects", "anything", "1"))
     code = (
-        "import sys; from pathlib import Path; from salt_toolkit.teaching.headers import tensor_shapes\n"
+        "import sys; from pathlib import Path; from salt_toolkit.weights.headers import tensor_shapes\n"
         "try: tensor_shapes(Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__)\n"
         "assert 'torch' not in sys.modules"

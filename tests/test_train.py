@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from salt_toolkit.assemble import build_method, build_student
 from salt_toolkit.errors import DataError, RunError, SaltError
-from salt_toolkit.files import read_lines
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.runs.directory import RunDirectory, load_student
+from salt_toolkit.system.files import read_lines, writing
 from salt_toolkit.train import checkpoint as checkpoints
-from salt_toolkit.train.metrics import Meter, StepFile, writing
+from salt_toolkit.train.metrics import Meter, StepFile
 from salt_toolkit.train.optimizer import build_optimizer, set_rates
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.train.run import run_recipe
 
 RECIPE = """
 [run]

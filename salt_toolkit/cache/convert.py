@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from salt_toolkit.cache.codec import LatentCodec, error_of
+from salt_toolkit.cache.encoder import SAFETENSORS
 from salt_toolkit.cache.encodings import Encoding
 from salt_toolkit.cache.identity import cache_identity
-from salt_toolkit.cache.index import CacheIndex
-from salt_toolkit.cache.manifest import Manifest, claim, shard_path
-from salt_toolkit.cache.quantization import LatentCodec, error_of
-from salt_toolkit.cache.shard import Row, Stream
-from salt_toolkit.cache.shard_writer import ShardBusy, ShardWriter
-from salt_toolkit.cache.sources import CachedRows, latents_name
-from salt_toolkit.cache.streams import SAFETENSORS
+from salt_toolkit.cache.rows import CachedRows, latents_name
 from salt_toolkit.errors import CacheError
 from salt_toolkit.recipe import CacheSection, Recipe
+from salt_toolkit.store.index import CacheIndex
+from salt_toolkit.store.manifest import Manifest, claim, shard_path
+from salt_toolkit.store.shard import Row, Stream
+from salt_toolkit.store.shard_writer import ShardBusy, ShardWriter
 
 CALIBRATION_ROWS = 64
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from salt_toolkit.cache.shard import Stream
+from salt_toolkit.store.shard import Stream
 
 Encoding = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 

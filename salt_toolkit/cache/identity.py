@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from salt_toolkit.cache.manifest import require_same
 from salt_toolkit.errors import MissingArtifact
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.recipe import CacheSection, Recipe, Teaching
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.store.manifest import require_same
+from salt_toolkit.teaching.fingerprint import identify
 
 
 def cache_directory(section: CacheSection, split: str) -> str:

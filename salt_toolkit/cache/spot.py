@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from salt_toolkit.assemble import build_dataset, build_teacher
-from salt_toolkit.cache.index import CacheIndex
-from salt_toolkit.cache.quantization import LatentCodec, error_of
-from salt_toolkit.cache.sources import CachedRows, latents_name
+from salt_toolkit.cache.codec import LatentCodec, error_of
+from salt_toolkit.cache.rows import CachedRows, latents_name
 from salt_toolkit.data.loading import collate
 from salt_toolkit.errors import BadClip
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.runs.machine import Machine
 from salt_toolkit.seeding import generator_for
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.store.index import CacheIndex
 
 ROUNDING = {"fp32": 1e-4, "bf16": 1e-2}
 """Relative error between two machines that compute in this precision, generously."""

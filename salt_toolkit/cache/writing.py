@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from salt_toolkit.cache.shard import BadRow, Row
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.errors import BadClip
+from salt_toolkit.store.shard import BadRow, Row
 
 WAITING = 2
 """Encoded batches that wait for the disk at most."""

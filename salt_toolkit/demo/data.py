@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from salt_toolkit.demo.motion import LABELS, write_motion_videos
 from salt_toolkit.errors import DataError
-from salt_toolkit.files import write_json
+from salt_toolkit.system.files import write_json
 
 MANIFEST = "demo.json"
 

@@ -21,13 +21,13 @@ from salt_toolkit.demo.motion import LABELS
 from salt_toolkit.errors import RunError
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
 from salt_toolkit.evaluate.probes import ProbeResult, probe
-from salt_toolkit.files import read_lines, write_json
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import Registry, discover
 from salt_toolkit.report.pictures import draw_curves, draw_masks
-from salt_toolkit.runs import RunDirectory, load_student
+from salt_toolkit.runs.directory import RunDirectory, load_student
 from salt_toolkit.seeding import generator_for
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.system.files import read_lines, write_json
+from salt_toolkit.train.run import run_recipe
 
 NUM_TRAIN = 1500
 NUM_VALIDATION = 600

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from salt_toolkit.check import check_recipe
+from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.errors import RunError
-from salt_toolkit.files import write_json
-from salt_toolkit.host import available_memory, num_cpus, resident_memory
 from salt_toolkit.measure.peak import peak_of
 from salt_toolkit.measure.throughput import time_both, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.machine import Machine
+from salt_toolkit.system.files import write_json
+from salt_toolkit.system.host import available_memory, num_cpus, resident_memory
 
 CLOSE = 0.02
 """Batch sizes within this share of the fastest count as equally fast."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.machine import Machine
 
 PUBLISHED = (
     # GPU's name, TFLOP/s in bf16, in tf32; the first that fits counts, so narrow names come first.

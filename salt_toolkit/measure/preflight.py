@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from salt_toolkit.cache.sources import CLIP
+from salt_toolkit.cache.rows import CLIP
+from salt_toolkit.check.estimates import TrainedCosts, checkpoint_disk
+from salt_toolkit.check.findings import Finding, Report
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.errors import CacheError, MissingArtifact, RecipeError, SaltError
-from salt_toolkit.estimates import TrainedCosts, checkpoint_disk
-from salt_toolkit.findings import Finding, Report
 from salt_toolkit.geometry import Cost
-from salt_toolkit.host import available_memory, free_disk, num_cpus, resident_memory, shared_memory
 from salt_toolkit.measure.throughput import LoadTime, StepTime, time_copy, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
 from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.runs.machine import Machine
+from salt_toolkit.system.host import available_memory, free_disk, num_cpus, resident_memory, shared_memory
 
 STEP_SECONDS = 2.0
 MIN_STEPS = 3

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from salt_toolkit.contracts import ClipBatch
-from salt_toolkit.host import forget_peak, peak_memory
 from salt_toolkit.measure.peak import wait_for
 from salt_toolkit.measure.trial import Trial
+from salt_toolkit.runs.machine import Machine
+from salt_toolkit.system.host import forget_peak, peak_memory
 from salt_toolkit.train.clock import Clock
-from salt_toolkit.train.environment import Machine
 from salt_toolkit.train.step import Stepper
 
 WARM_UP_STEPS = 3

@@ -15,8 +15,8 @@ from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.train.data import TrainingData, build_method_for
-from salt_toolkit.train.environment import Machine
+from salt_toolkit.runs.machine import Machine
+from salt_toolkit.train.batches import TrainingData, build_method_for
 from salt_toolkit.train.processes import Processes
 from salt_toolkit.train.step import Stepper
 

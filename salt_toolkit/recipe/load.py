@@ -23,8 +23,8 @@ from salt_toolkit.recipe.model import (
     TeachingSection,
     TrainSection,
 )
+from salt_toolkit.recipe.reading import Override, lay_over, read_source
 from salt_toolkit.recipe.section import TEXT_WANTED, ModelT, read_section, shown
-from salt_toolkit.recipe.sources import Override, lay_over, read_source
 from salt_toolkit.registry import Provided, Registry
 
 CORE_SECTIONS: dict[str, type[BaseModel]] = {

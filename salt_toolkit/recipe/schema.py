@@ -8,7 +8,7 @@ from typing import Any
 from salt_toolkit.recipe.layers import EXTENDS, REMOVE
 from salt_toolkit.recipe.load import CORE_SECTIONS, DEFAULT_METHOD, LOOP_SCHEDULES, METHOD_SECTIONS, OPTIONAL_SECTIONS
 from salt_toolkit.recipe.model import TeachingSection
-from salt_toolkit.recipe.sources import DOTTED
+from salt_toolkit.recipe.reading import DOTTED
 from salt_toolkit.registry import Registry
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from salt_toolkit.files import read_lines
 from salt_toolkit.geometry import Grid
+from salt_toolkit.system.files import read_lines
 
 CURVES = {
     "loss": "loss",

@@ -13,9 +13,9 @@ classes are plain: each ``test_`` method can also be called by hand, and raises 
 """
 
 from salt_toolkit.testing.base import ComponentContract, ContractBroken, random_batch
+from salt_toolkit.testing.data import DatasetContract, MaskerContract, ScheduleContract
+from salt_toolkit.testing.methods import MethodContract, ObjectiveContract
 from salt_toolkit.testing.models import PredictorContract, StudentContract, TeacherContract
-from salt_toolkit.testing.sources import DatasetContract, MaskerContract, ScheduleContract
-from salt_toolkit.testing.training import MethodContract, ObjectiveContract
 
 __all__ = [
     "ComponentContract",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from salt_toolkit.contracts import Method
 from salt_toolkit.errors import RunError
-from salt_toolkit.files import checksum, sync, write_json
+from salt_toolkit.system.files import checksum, sync, write_json
 from salt_toolkit.train.average import WeightAverage
 from salt_toolkit.train.processes import sharded_like, whole
 

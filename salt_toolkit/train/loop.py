@@ -17,19 +17,19 @@ from salt_toolkit.contracts import ClipBatch, Method, Schedule
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import Place
 from salt_toolkit.errors import RunError
-from salt_toolkit.files import sync
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.runs import RunDirectory
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.runs.machine import Machine
+from salt_toolkit.system.files import sync, writing
+from salt_toolkit.system.progress import Progress
+from salt_toolkit.system.signals import StopRequests
 from salt_toolkit.train import checkpoint as checkpoints
+from salt_toolkit.train.batches import TrainingData, build_method_for
 from salt_toolkit.train.checkpoint import Checkpoint
 from salt_toolkit.train.clock import Clock, device_memory
-from salt_toolkit.train.data import TrainingData, build_method_for
-from salt_toolkit.train.environment import Machine
 from salt_toolkit.train.guard import ADVICE, SkippedSteps
-from salt_toolkit.train.metrics import Meter, StepFile, writing
+from salt_toolkit.train.metrics import Meter, StepFile
 from salt_toolkit.train.processes import Processes
-from salt_toolkit.train.progress import Progress
-from salt_toolkit.train.signals import StopRequests
 from salt_toolkit.train.step import Stepper
 
 MOST_UNREAD_STEPS = 1000

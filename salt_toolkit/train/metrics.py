@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 
 from salt_toolkit.distributed import mean_over_processes
-from salt_toolkit.errors import RunError
-from salt_toolkit.files import read_lines, write_text
+from salt_toolkit.system.files import read_lines, write_text, writing
 
 
 class Meter:
@@ -94,23 +92,3 @@ class StepFile:
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tells of a disk that does not take what is written, in the user's words.
-
-    Raises:
-        RunError: With what happened, and what to do.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "the checkpoints that are there stay: make room, and the same command continues"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "mend the rights, or choose another run.dir; the same command continues what is there"
-        else:
-            advice = "choose another run.dir, or see to that disk; the same command continues what is there"
-        raise RunError(f"{path} cannot be written ({reason}); {advice}") from error

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from salt_toolkit.contracts import ClipBatch, Method
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.runs.machine import Machine
 from salt_toolkit.seeding import seed_for
 from salt_toolkit.train.average import WeightAverage
-from salt_toolkit.train.environment import Machine
 from salt_toolkit.train.optimizer import build_optimizer, set_rates
 from salt_toolkit.train.processes import Processes, replicated_like, whole
 

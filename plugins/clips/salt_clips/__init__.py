@@ -32,7 +32,7 @@ def build_cached(config: CachedConfig, *, clip: ClipSpec, seed: int) -> Dataset:
     Raises:
         CacheError: It is no cache, is damaged, unfinished, or holds no clips.
     """
-    from salt_toolkit.cache.sources import open_clips
+    from salt_toolkit.cache.rows import open_clips
 
     return open_clips(config.dir)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from salt_clips.listing import Delimiter, Listing, count_file, count_folder, list_file, list_folder
 from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
-from salt_toolkit.cache.store import open_store
 from salt_toolkit.component import DatasetConfig
 from salt_toolkit.errors import MissingArtifact
-
-DecoderName = Literal["pyav", "decord"]
+from salt_toolkit.store.places import open_store
+from salt_toolkit.video.opening import DecoderName
 
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "test")
 """Folders that are taken for splits when one is proposed; all others may be classes."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from salt_clips.decoders import DecoderName, open_video
 from salt_clips.listing import Listing
 from salt_toolkit.contracts import Sample
 from salt_toolkit.errors import BadClip
 from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.video.opening import DecoderName, open_video
 from salt_toolkit.views import ClipTooShort, choose_view
 
 

@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from salt_clips.decoders import open_video
 
 from salt_toolkit.errors import BadClip
+from salt_toolkit.video.opening import open_video
 from salt_toolkit.views import View
 
 pytestmark = pytest.mark.timeout(60)
@@ -235,7 +235,10 @@ def test_a_codec_that_nobody_knows(tmp_path, write_video, name, tag, words):
 @pytest.mark.parametrize("error", [AttributeError("None has no 'x'"), KeyError(3), OverflowError("a\nb")])
 def test_whatever_a_decoder_raises_makes_one_bad_clip(mp4, monkeypatch, decoder, error):
     whole = View((0, 5), 0, 0, 96, 160, False)
-    reading = {"pyav": "salt_clips.pyav_decoder.VideoReformatter.reformat", "decord": "decord.VideoReader.get_batch"}
+    reading = {
+        "pyav": "salt_toolkit.video.pyav_decoder.VideoReformatter.reformat",
+        "decord": "decord.VideoReader.get_batch",
+    }
     opening = {"pyav": "av.open", "decord": "decord.VideoReader"}
     with open_video(str(mp4), decoder) as reader, pytest.raises(BadClip, match=type(error).__name__) as caught:
         monkeypatch.setattr(reading[decoder], raising(error), raising=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from salt_clips.decoders import open_video
 
+from salt_toolkit.video.opening import open_video
 from salt_toolkit.views import View
 
 H264 = {"codec": "libx264", "width": 160}
@@ -65,7 +65,7 @@ def test_one_reader_may_be_asked_again(webm, number_of):
 def test_a_file_too_large_to_keep_gives_the_same_frames(mp4, monkeypatch):
     frames = (3, 17, 18, 39)
     kept = read(mp4, frames)
-    monkeypatch.setattr("salt_clips.pyav_decoder._KEEP_BYTES", 0)
+    monkeypatch.setattr("salt_toolkit.video.pyav_decoder._KEEP_BYTES", 0)
     np.testing.assert_array_equal(read(mp4, frames), kept)
 
 

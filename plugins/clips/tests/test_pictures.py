@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from salt_clips.decoders import open_video
-from salt_clips.pictures import cut_out
 
 from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.video.opening import open_video
+from salt_toolkit.video.pictures import cut_out
 from salt_toolkit.views import View, choose_view
 
 BOXES = st.tuples(st.integers(0, 70), st.integers(0, 70), st.integers(1, 70), st.integers(1, 70), st.booleans())

@@ -21,7 +21,7 @@ from salt_toolkit import (
     TokenSpec,
 )
 from salt_toolkit.recipe import Recipe, Selected
-from salt_toolkit.runs import check_student, find_student, run_recipe, stored_cards
+from salt_toolkit.runs.directory import check_student, find_student, run_recipe, stored_cards
 from salt_toolkit.teaching.config import LayersConfig
 
 CHANNELS = 3

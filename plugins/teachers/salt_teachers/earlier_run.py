@@ -10,7 +10,7 @@ from torch.nn import functional
 from salt_teachers.config import RunConfig
 from salt_toolkit import ClipSpec
 from salt_toolkit.contracts import ClipBatch, Teacher
-from salt_toolkit.runs import load_student
+from salt_toolkit.runs.directory import load_student
 from salt_toolkit.teaching.alignment import fit_clip
 from salt_toolkit.teaching.encoder import LAYER_NORM_EPS
 

@@ -7,8 +7,8 @@ import json
 from salt_toolkit import ClipSpec
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.runs import RunDirectory
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.train.run import run_recipe
 
 CLIP = ClipSpec(frames=4, stride=1, size=16)
 

@@ -16,10 +16,10 @@ from salt_teachers.config import RunConfig
 from teaching_runs import CLIP, RECIPE, change_environment, load, taught_by, train
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, MissingArtifact, ModelCard
-from salt_toolkit.check import check_recipe
-from salt_toolkit.deep_check import check_built
-from salt_toolkit.runs import load_student, stored_cards
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.check.deep import check_built
+from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.runs.directory import load_student, stored_cards
+from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import TeacherContract, random_batch
 
 TINY_VIT = "vit_tiny_patch16_224"

@@ -18,11 +18,11 @@ from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.runs import load_student
+from salt_toolkit.runs.directory import load_student
 from salt_toolkit.teaching.alignment import fit_clip
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import TeacherContract, random_batch
-from salt_toolkit.train.start import run_recipe
+from salt_toolkit.train.run import run_recipe
 
 
 class TestPixels(TeacherContract):

@@ -119,7 +119,7 @@ def from_shapes(name: str, shapes: Mapping[str, tuple[int, ...]], *, base: Archi
 
     Args:
         name: The checkpoint, for errors.
-        shapes: Of its weights, as `salt_toolkit.teaching.headers.tensor_shapes` gives them.
+        shapes: Of its weights, as `salt_toolkit.weights.headers.tensor_shapes` gives them.
         base: What the config.json beside it says; the shapes must agree.
 
     Raises:

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, KnownCheckpoint, MissingArtifact, ModelCard
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
-from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint, not_here
-from salt_toolkit.teaching.whole import require_whole
+from salt_toolkit.weights.locate import CheckpointFiles, find_checkpoint, not_here
+from salt_toolkit.weights.whole import require_whole
 from salt_videomae.architecture import SIZES, Architecture, from_shapes
 from salt_videomae.catalog import DATASETS, DATASETS2, FILE, LICENCE, VIDEOMAE, VIDEOMAE2, Published, hub_ids
 from salt_videomae.layouts import Layout, joined_projections, layout_of

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from salt_toolkit import CheckpointError, ClipSpec
 from salt_toolkit.teaching.encoder import FrozenEncoder, untrained
-from salt_toolkit.teaching.files import fetch_checkpoint
-from salt_toolkit.teaching.loading import load_whole, read_weights
+from salt_toolkit.weights.loading import load_whole, read_weights
+from salt_toolkit.weights.locate import fetch_checkpoint
 from salt_videomae.catalog import hub_ids
 from salt_videomae.config import VideoMAE2Config, VideoMAEConfig
 from salt_videomae.layouts import joined_projections

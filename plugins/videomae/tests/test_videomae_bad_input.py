@@ -27,7 +27,7 @@ from videomae_files import (
 )
 
 from salt_toolkit import CheckpointError, ClipSpec, MissingArtifact
-from salt_toolkit.teaching.headers import tensor_shapes
+from salt_toolkit.weights.headers import tensor_shapes
 
 CLIP = ClipSpec()
 BOTH = pytest.mark.parametrize("kind", [VideoMAEConfig, VideoMAE2Config])
@@ -42,7 +42,7 @@ def said_of(config, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", unwanted)
-        patch.setattr("salt_toolkit.teaching.loading.load_file", unwanted)
+        patch.setattr("salt_toolkit.weights.loading.load_file", unwanted)
         assert list(config.missing()) == []
         with pytest.raises(CheckpointError) as caught:
             config.token_spec(CLIP)

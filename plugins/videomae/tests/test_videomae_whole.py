@@ -23,7 +23,7 @@ from videomae_files import (
 from videomae_reference import token_error
 
 from salt_toolkit import CheckpointError, ClipSpec
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import random_batch
 
 CLIP = ClipSpec(frames=4, size=32)

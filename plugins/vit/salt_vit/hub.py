@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from salt_toolkit import MissingArtifact
-from salt_toolkit.teaching.headers import first_line
+from salt_toolkit.weights.headers import first_line
 
 WEIGHTS_FILE = "model.safetensors"
 """What timm's repositories on the hub call their weights."""

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, KnownCheckpoint, MissingArtifact, ModelCard
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
-from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint
+from salt_toolkit.weights.locate import CheckpointFiles, find_checkpoint
 from salt_vit.hub import cached_weights, missing_weights
 from salt_vit.image_catalog import REPRESENTATIVE, Offer, all_models, dino_models
 from salt_vit.image_files import refuse_strangers

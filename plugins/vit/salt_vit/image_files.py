@@ -10,8 +10,8 @@ from math import isqrt
 from pathlib import Path
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.whole import require_whole
+from salt_toolkit.weights.locate import CheckpointFiles
+from salt_toolkit.weights.whole import require_whole
 from salt_vit.image_models import CHANNELS, ImageArchitecture, Looks, architectures
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles
+from salt_toolkit.weights.locate import CheckpointFiles
 from salt_vit.image_models import CHANNELS, Pixels, published_weights
 
 

@@ -10,9 +10,9 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from salt_toolkit import CheckpointError
-from salt_toolkit.teaching.files import CheckpointFiles
-from salt_toolkit.teaching.headers import first_line
-from salt_toolkit.teaching.loading import load_whole, read_weights
+from salt_toolkit.weights.headers import first_line
+from salt_toolkit.weights.loading import load_whole, read_weights
+from salt_toolkit.weights.locate import CheckpointFiles
 from salt_vit.hub import fetch_weights
 from salt_vit.image_config import ELSEWHERE, TimmImageConfig
 from salt_vit.image_files import PROJECTION

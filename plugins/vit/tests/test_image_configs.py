@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, MissingArtifact, ModelCard, TokenSpec
 from salt_toolkit.contracts import ClipBatch
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.teaching.fingerprint import identify
 
 CLIP = ClipSpec(frames=2, stride=1, size=112)
 SMALL = "vit_small_patch14_reg4_dinov2"

@@ -10,7 +10,7 @@ from typing import Any
 from salt_toolkit import CheckpointError
 from salt_toolkit.flops import block_flops, block_parameters, linear_flops, linear_parameters
 from salt_toolkit.geometry import Cost, Grid
-from salt_toolkit.teaching.whole import require_whole
+from salt_toolkit.weights.whole import require_whole
 
 CHANNELS = 3
 CLASSIFIER_PREFIX = "vjepa2."

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, KnownCheckpoint, MissingArtifact, ModelCard
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
-from salt_toolkit.teaching.files import CheckpointFiles, find_checkpoint, not_here
+from salt_toolkit.weights.locate import CheckpointFiles, find_checkpoint, not_here
 from salt_vjepa2.architecture import CLASSIFIER_PREFIX, Architecture, from_config, require_described
 from salt_vjepa2.catalog import PUBLISHED, Published
 

@@ -16,9 +16,9 @@ from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Encoder
 from salt_toolkit import ClipSpec
 from salt_toolkit.teaching.config import EncoderSpec
 from salt_toolkit.teaching.encoder import FrozenEncoder, untrained
-from salt_toolkit.teaching.files import CheckpointFiles, fetch_checkpoint
-from salt_toolkit.teaching.loading import load_whole, read_weights
 from salt_toolkit.tokens import cut_tubelets
+from salt_toolkit.weights.loading import load_whole, read_weights
+from salt_toolkit.weights.locate import CheckpointFiles, fetch_checkpoint
 from salt_vjepa2.architecture import BESIDE, CLASSIFIER_PREFIX, Architecture
 from salt_vjepa2.config import HUB_IDS, VJEPA2Config
 

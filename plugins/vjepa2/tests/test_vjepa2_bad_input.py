@@ -26,7 +26,7 @@ def said_of(path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", unwanted)
-        patch.setattr("salt_toolkit.teaching.loading.load_file", unwanted)
+        patch.setattr("salt_toolkit.weights.loading.load_file", unwanted)
         assert list(config.missing()) == []
         messages = set()
         for question in (config.token_spec, config.cost, config.identity, lambda c: build_vjepa2(config, clip=c)):

@@ -12,7 +12,7 @@ from vjepa2_files import save, stored
 from vjepa2_reference import Reference, layer_norm, token_error
 
 from salt_toolkit import ClipSpec, MissingArtifact
-from salt_toolkit.teaching.identity import identify
+from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import random_batch
 
 CLIP = ClipSpec(frames=4, size=32)

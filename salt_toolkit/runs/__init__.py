@@ -1,0 +1,1 @@
+"""A run's directory, its environment and machine, and how it goes on."""

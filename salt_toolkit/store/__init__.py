@@ -1,0 +1,1 @@
+"""Tensors by id, in shards that survive kills; no torch and no recipe."""

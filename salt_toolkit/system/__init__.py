@@ -1,0 +1,1 @@
+"""Files, signals, progress and this machine's figures; no word of distillation."""

@@ -1,0 +1,61 @@
+"""Who a teacher is: everything that decides its latents, in clear and as one fingerprint; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from salt_toolkit.component import TeacherConfig
+from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.weights.locate import file_digest
+
+FORMAT = 1
+"""Raised whenever equal fields would no longer mean equal latents."""
+
+
+@dataclass(frozen=True)
+class TeacherIdentity:
+    """What decides a teacher's latents of a clip.
+
+    Attributes:
+        fields: Plain values: the component, what its config says of the latents, digests of its weights.
+    """
+
+    fields: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits; equal for equal fields, on every machine."""
+        text = json.dumps(self.fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identify(component: str, config: TeacherConfig, clip: ClipSpec) -> TeacherIdentity:
+    """Finds out who a teacher is.
+
+    Args:
+        component: Its name, as recipes write it.
+        config: Its config.
+        clip: The clips that it sees.
+
+    Raises:
+        TypeError: Its config's answer is more than plain values.
+        MissingArtifact: Its weights are not on this machine.
+        CheckpointError: They are not what they should be.
+        GeometryError: The clip does not fit.
+    """
+    for missing in config.missing():
+        raise missing
+    identity = TeacherIdentity(
+        {
+            "format": FORMAT,
+            "teacher": component,
+            "config": dict(config.identity(clip)),
+            "weights": [f"sha256:{file_digest(file)}" for file in config.weight_files()] or "none",
+        }
+    )
+    _ = identity.fingerprint  # what cannot be written down fails here, where the config is known
+    return identity
