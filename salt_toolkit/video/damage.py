@@ -102,6 +102,11 @@ def find_damage(header: Header, timeline: Timeline) -> str:
             "it is cut short, or has a hole"
         )
     lost_frames = header.num_frames - timeline.num_packets
+    if lost_frames > 0 and header.end is not None and timeline.end > 2 * header.end:
+        return (
+            f"its header promises {header.num_frames} frames in {float(header.end):.2f} s, and it holds "
+            f"{timeline.num_packets} that end after {float(timeline.end):.2f} s: its times are damaged"
+        )
     # Where frames may be hidden on purpose, a lower count is damage only if the end is missing too.
     is_cut = lost_time > period / 2 if header.may_hide_frames else lost_frames > _TOLERANCE * header.num_frames
     if lost_frames > 0 and is_cut:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from salt_toolkit.errors import BadClip
-from salt_toolkit.video.reader import VideoReader
+
+if TYPE_CHECKING:
+    from salt_toolkit.video.reader import VideoReader
 
 DecoderName = Literal["pyav", "decord"]
 

@@ -8,10 +8,10 @@ container has no presentation times (AVI), frames are counted as they leave the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 
 import av
 import numpy as np
@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -26,6 +27,7 @@ from jaxtyping import UInt8
 
 from salt_toolkit.errors import BadClip
 from salt_toolkit.video.damage import Header, Timeline, find_damage
+from salt_toolkit.video.orientation import Orientation
 from salt_toolkit.video.pictures import cut_out
 from salt_toolkit.video.reader import blaming
 from salt_toolkit.views import View
@@ -36,11 +38,16 @@ _KEEP_BYTES = 64 * 2**20
 _VP8_SHOWN = 0x10
 """Bit of a VP8 packet's first byte: the frame is to be shown (RFC 6386, section 9.1)."""
 
+_Frames = Generator[VideoFrame, None, None]
 _Convert = Callable[[VideoFrame], np.ndarray]
 
 
 class PyAVReader:
-    """One video, opened with PyAV; see `decoders.VideoReader`."""
+    """One video, opened with PyAV; see `reader.VideoReader`.
+
+    Nothing here refers back to the reader: it frees its packets, codec and threads as soon as it is let go, without
+    waiting for Python's cyclic garbage collector.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -56,10 +63,13 @@ class PyAVReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # An exception's traceback may keep the reader for longer; what it holds must go all the same.
+        self._running.close()
+        self._first = self._packets = None
         self._container.close()
 
     def read(self, view: View, size: int) -> UInt8[np.ndarray, "frames size size 3"]:
-        """Decodes a view; see `decoders.VideoReader.read`."""
+        """Decodes a view; see `reader.VideoReader.read`."""
         wanted = sorted(set(view.frames))
         with _decoding(self.path):
             find = self._find_by_time if self._times else self._find_by_count
@@ -87,9 +97,8 @@ class PyAVReader:
         if self._first is None:
             raise BadClip(self.path, "no frame of it can be decoded")
         self._stored_size = (self._first.width, self._first.height)
-        # The container may ask for quarter turns; a decoder only reports them.
-        self._quarter_turns = round(self._first.rotation / 90)
-        self.width, self.height = self._stored_size[:: -1 if self._quarter_turns % 2 else 1]
+        self._upright = Orientation.of(self._first)
+        self.width, self.height = self._stored_size[:: -1 if self._upright.transposed else 1]
         self._reformatter = VideoReformatter()
         self.num_frames = len(self._times) or sum(1 for _ in self._frames_from(0))
 
@@ -123,20 +132,11 @@ class PyAVReader:
         if self._packets is not None:
             self._packets.append(packet)
 
-    def _decode(self, start: int) -> Iterator[VideoFrame]:
+    def _decode(self, start: int) -> _Frames:
         """All frames that come out when the decoder begins afresh with packet number ``start``."""
-        if self._context.is_open:
-            self._context.flush_buffers()
         if self._packets is not None:
-            for packet in self._packets[start:]:
-                yield from self._context.decode(packet)
-        else:
-            with _open(self.path) as container:
-                packets = (packet for packet in container.demux(container.streams[self._stream.index]) if packet.size)
-                for number, packet in enumerate(packets):
-                    if number >= start:
-                        yield from self._context.decode(packet)
-        yield from self._context.decode(None)
+            return _decode_packets(self._context, self._packets, start)
+        return _decode_file(self._context, self.path, self._stream.index, start)
 
     def _frames_from(self, start: int) -> Iterator[VideoFrame]:
         """Frames from a packet on; the first call goes on where the probe of the first frame stopped."""
@@ -186,7 +186,22 @@ class PyAVReader:
     def _picture(self, frame: VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
         width, height = self._stored_size
         picture = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        return np.rot90(picture, self._quarter_turns) if self._quarter_turns else picture
+        return self._upright.apply(picture)
+
+
+def _decode_packets(context: VideoCodecContext, packets: Iterable[Packet], start: int) -> _Frames:
+    if context.is_open:
+        context.flush_buffers()
+    for packet in islice(packets, start, None):
+        yield from context.decode(packet)
+    yield from context.decode(None)
+
+
+def _decode_file(context: VideoCodecContext, path: str, stream: int, start: int) -> _Frames:
+    """Reads the packets of a file again, for files that are too large to keep."""
+    with _open(path) as container:
+        packets = (packet for packet in container.demux(container.streams[stream]) if packet.size)
+        yield from _decode_packets(context, packets, start)
 
 
 @contextmanager

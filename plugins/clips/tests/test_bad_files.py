@@ -16,6 +16,8 @@ from salt_toolkit.errors import BadClip
 from salt_toolkit.video.opening import open_video
 from salt_toolkit.views import View
 
+FILES = Path(__file__).parent / "files"
+
 pytestmark = pytest.mark.timeout(60)
 
 NOISE = np.random.default_rng(0).integers(0, 256, 1 << 16, dtype=np.uint8).tobytes()
@@ -231,21 +233,19 @@ def test_a_codec_that_nobody_knows(tmp_path, write_video, name, tag, words):
     assert caught.value.path == str(path) and len(os.listdir("/dev/fd")) <= num_open
 
 
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
 @pytest.mark.parametrize("error", [AttributeError("None has no 'x'"), KeyError(3), OverflowError("a\nb")])
-def test_whatever_a_decoder_raises_makes_one_bad_clip(mp4, monkeypatch, decoder, error):
+def test_whatever_a_decoder_raises_makes_one_bad_clip(mp4, monkeypatch, error):
     whole = View((0, 5), 0, 0, 96, 160, False)
-    reading = {
-        "pyav": "salt_toolkit.video.pyav_decoder.VideoReformatter.reformat",
-        "decord": "decord.VideoReader.get_batch",
-    }
-    opening = {"pyav": "av.open", "decord": "decord.VideoReader"}
-    with open_video(str(mp4), decoder) as reader, pytest.raises(BadClip, match=type(error).__name__) as caught:
-        monkeypatch.setattr(reading[decoder], raising(error), raising=True)
+    with open_video(str(mp4), "pyav") as reader, pytest.raises(BadClip, match=type(error).__name__) as caught:
+        monkeypatch.setattr("salt_toolkit.video.pyav_decoder.VideoReformatter.reformat", raising(error), raising=True)
         reader.read(whole, 32)
     assert caught.value.__cause__ is error and "\n" not in caught.value.reason
-    monkeypatch.setattr(opening[decoder], raising(error))
-    assert type(error).__name__ in reason(mp4, decoder)
+    monkeypatch.setattr("av.open", raising(error))
+    assert type(error).__name__ in reason(mp4, "pyav")
+
+
+def test_times_that_a_header_without_a_time_scale_gives_are_damage():
+    assert "its times are damaged" in reason(FILES / "time_scale_0.mp4")
 
 
 def test_memory_that_runs_out_is_no_fault_of_a_file(mp4, monkeypatch):

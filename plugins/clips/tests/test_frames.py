@@ -105,22 +105,31 @@ def test_hidden_vp8_frames_are_not_counted(tmp_path, write_video, number_of):
     assert [number_of(picture) for picture in read(hidden, tuple(range(38)))] == shown
 
 
-@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
-def test_a_rotated_video_stands_upright(tmp_path, mp4, quarter_turns):
-    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
+MATRICES = [(a, b, c, d) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1) for d in (-1, 0, 1)]
+ORIENTATIONS = [m for m in MATRICES if abs(m[0] * m[3] - m[1] * m[2]) == 1 and sum(map(abs, m)) == 2]
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_a_turned_or_mirrored_video_is_shown_as_its_display_matrix_says(tmp_path, mp4, matrix):
+    """The matrix of the track header (ISO 14496-12, 8.3.2), in 16.16 fixed point, takes (p, q) to (ap+cq, bp+dq)."""
+    a, b, c, d = matrix
     data = bytearray(mp4.read_bytes())
-    # The matrix of the track header (ISO 14496-12, 8.3.2) turns clockwise, in 16.16 fixed point.
-    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
     at = data.index(b"tkhd") + 44
-    data[at : at + 36] = struct.pack(">9i", *matrix)
+    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     turned = tmp_path / "turned.mp4"
     turned.write_bytes(data)
-    with open_video(str(turned), "pyav") as reader:
-        assert (reader.height, reader.width) == ((160, 96) if quarter_turns % 2 else (96, 160))
     frames = (0, 20, 39)
-    straight = np.rot90(read(mp4, frames), -quarter_turns, axes=(1, 2))
-    assert np.abs(read(turned, frames).astype(int) - straight).max() <= 1
-    assert np.abs(read(turned, frames, "decord").astype(int) - straight).mean() < 3
+    stored = read(mp4, frames)
+    size = stored.shape[1]
+    rows, columns = np.mgrid[0:size, 0:size]
+    shown_columns, shown_rows = a * columns + c * rows, b * columns + d * rows
+    expected = np.empty_like(stored)
+    expected[:, shown_rows - shown_rows.min(), shown_columns - shown_columns.min()] = stored
+    with open_video(str(turned), "pyav") as reader:
+        assert (reader.height, reader.width) == ((160, 96) if a == 0 else (96, 160))
+    assert np.abs(read(turned, frames).astype(int) - expected).max() <= 1
+    if a * d - b * c == 1:  # decord turns, and never mirrors
+        assert np.abs(read(turned, frames, "decord").astype(int) - expected).mean() < 3
 
 
 def real_videos() -> list[Path]:
