@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import Any, cast
+from typing import Any
 
 import decord
 import numpy as np
@@ -22,24 +22,27 @@ def serve() -> None:
     """Answers requests until the input ends."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     decord.logging.set_level(decord.logging.QUIET)
-    path, reader = "", cast(Any, None)
+    opened: dict[str, Any] = {}  # the one open file
     for line in requests:
         request = json.loads(line)
         pixels = np.empty(0, np.uint8)
         try:
-            if request["path"] != path:
-                reader = None  # the file before is closed first
-                path = request["path"]
-                reader = path and decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            path = request["path"]
+            if path not in opened:
+                opened.clear()
+                if path:
+                    opened[path] = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
             if "frames" in request:
-                pixels = np.ascontiguousarray(reader.get_batch(request["frames"]).asnumpy())
+                pixels = np.ascontiguousarray(opened[path].get_batch(request["frames"]).asnumpy())
                 answer = {"shape": list(pixels.shape)}
+            elif path:
+                num_frames = len(opened[path])
+                answer = {"num_frames": num_frames, "shape": list(opened[path][0].shape) if num_frames > 1 else []}
             else:
-                num_frames = len(reader) if reader else 0
-                answer = {"num_frames": num_frames, "shape": list(reader[0].shape) if num_frames > 1 else []}
+                answer = {}
         except Exception as error:  # a file may raise anything, and the next one must still be read
             # A time and a place in C++ stand before the reason, and a stack after it.
-            path, reader = "", None
+            opened.clear()
             reason = _PLACE.sub("", str(error)).strip().partition("\n")[0]
             answer = {"error": reason or type(error).__name__}
         answers.write(json.dumps({**answer, "bytes": pixels.nbytes}).encode() + b"\n")
