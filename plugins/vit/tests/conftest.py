@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# pytest's importlib mode puts no test folder on the path; the helpers' names are unique for that.
-sys.path.insert(0, str(Path(__file__).parent))
+# pytest's importlib mode puts no test folder on the path; the names of helpers and tools are unique for that.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tools")]
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from image_oracles import authors_dinov3, put_into_hub_cache, random_state
+from make_image_table import TABLE, candidates, image_rows
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from salt_vit import build_dino, build_timm_image
@@ -15,7 +16,6 @@ from salt_vit.image_catalog import all_models, dino_models
 from salt_vit.image_config import DinoConfig, TimmImageConfig
 from salt_vit.image_models import architectures, published_weights
 from salt_vit.labels import labels_of
-from salt_vit.make_image_table import TABLE, candidates, image_rows
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, MissingArtifact, ModelCard, TokenSpec

@@ -7,11 +7,11 @@ import json
 import pytest
 import timm
 import torch
+from make_model_table import TABLE
+from make_model_table import model_table as counted_table
 from pydantic import ValidationError
 from salt_vit import build_timm_vit, build_transformer, student
 from salt_vit.config import TimmViTConfig, TransformerPredictorConfig, model_table
-from salt_vit.make_model_table import TABLE
-from salt_vit.make_model_table import model_table as counted_table
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit import ClipSpec, Grid, MaskCounts, TokenSpec

@@ -2,7 +2,7 @@
 
 Only models whose cost follows from the table are taken: each is run on torch's meta device at two sizes.
 
-python -m salt_vit.make_image_table
+python plugins/vit/tools/make_image_table.py
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from typing import Any
 
 import timm
 import torch
+from module_counts import attention_flops, count_parameters, linear_weights
+from salt_vit.image_models import CHANNELS, PIXELS, ImageArchitecture
+from salt_vit.image_network import ImageModel, create, cut_to_encoder, last_norm
+from salt_vit.labels import labels_of
 from timm.layers.helpers import to_2tuple
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from salt_vit.image_models import CHANNELS, PIXELS, ImageArchitecture
-from salt_vit.image_network import ImageModel, create, cut_to_encoder, last_norm
-from salt_vit.labels import labels_of
-from salt_vit.measure import attention_flops, count_parameters, linear_weights
-
-TABLE = Path(__file__).with_name("image_models.json")
+TABLE = Path(__file__).parents[1] / "salt_vit" / "image_models.json"
 # C-RADIO brings positions for 128 x 128 patches and its own way to resample them, which timm's files apply on loading.
 LEFT_OUT = "radio"
 

@@ -1,6 +1,6 @@
 """Writes vit_models.json: what timm's plain ViTs are made of, so that recipes need no timm to be checked.
 
-python -m salt_vit.make_model_table
+python plugins/vit/tools/make_model_table.py
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import timm
 import torch
+from module_counts import attention_flops, count_parameters, linear_weights
+from salt_vit.image_network import last_norm
 from timm.models import get_arch_pretrained_cfgs
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from salt_toolkit.flops import block_parameters
-from salt_vit.image_network import last_norm
-from salt_vit.measure import attention_flops, count_parameters, linear_weights
 
-TABLE = Path(__file__).with_name("vit_models.json")
+TABLE = Path(__file__).parents[1] / "salt_vit" / "vit_models.json"
 
 
 def model_table() -> dict[str, dict[str, Any]]:
