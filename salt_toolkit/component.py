@@ -193,18 +193,6 @@ class MethodConfig(Config):
         return {}
 
 
-CONFIG_BASES: dict[str, type[Config]] = {
-    "teacher": TeacherConfig,
-    "student": StudentConfig,
-    "predictor": PredictorConfig,
-    "masker": MaskerConfig,
-    "dataset": DatasetConfig,
-    "schedule": ScheduleConfig,
-    "objective": ObjectiveConfig,
-    "method": MethodConfig,
-}
-"""The base of each kind's configs. The kinds are the hooks' names: ``salt_<kind>s``."""
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -215,8 +203,8 @@ class Component:
     Attributes:
         name: What stands after ``use =``; lowercase letters, digits and underscores.
         config: The Pydantic class of the rest of the section.
-        build: ``build(config, *, ...)``; the keyword arguments of each kind stand in `hookspecs`.
-            Its heavy imports belong inside.
+        build: ``build(config, *, ...)``. It names the keyword arguments that it wants of those that its kind offers
+            (`hookspecs` lists them). Its heavy imports belong inside.
         summary: One line for ``salt plugins``.
     """
 

@@ -4,7 +4,7 @@ A plugin is a module (or package) named by an entry point in the group ``salt_to
 some of the functions below, marked with ``@hookimpl``. salt calls them once, when it starts; they
 must be cheap and must not import torch. Each yields `Component` records, so one plugin may offer
 several teachers, or a teacher and a masker. ``build`` is called later, once for a run, with the
-validated config and the keyword arguments stated here.
+validated config and those of the keyword arguments stated here that its signature names.
 
 A whole plugin::
 
@@ -31,6 +31,7 @@ from collections.abc import Iterable
 import pluggy
 
 from salt_toolkit.component import Component
+from salt_toolkit.kinds import Kind
 
 GROUP = "salt_toolkit"
 """The entry-point group, and pluggy's project name."""
@@ -121,5 +122,16 @@ def salt_methods() -> Iterable[Component]:
     Config: a `MethodConfig` (``needs``, ``schedules``, ``counts``, ``passes``, ``without_effect``). ``needs`` names
     kinds: who needs "teacher" gets one or several, as the recipe says.
     Build: ``build(config, *, parts: contracts.Parts) -> contracts.Method``.
+    """
+    raise AssertionError
+
+
+@hookspec
+def salt_kinds() -> Iterable[Kind]:
+    """Further kinds of components; every plugin may then define ``salt_<kind>s``.
+
+    A recipe that names such a component is checked, completed by the schema and written out like any other.
+    A method whose ``needs`` names the kind finds what was built in ``Parts.others``; anybody else builds it with
+    `salt_toolkit.assemble.build`.
     """
     raise AssertionError

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from salt_toolkit import component, contracts, geometry, hookspecs
 from salt_toolkit.cli.app import app
 from salt_toolkit.cli.cache import FILL
+from salt_toolkit.kinds import KINDS
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.recipe.load import CORE_SECTIONS, OPTIONAL_SECTIONS
 from salt_toolkit.registry import Registry
@@ -115,6 +116,18 @@ def test_the_keys_that_a_resumed_run_may_change_are_the_loops():
 
 
 # Hooks and commands.
+
+
+def test_the_table_of_kinds_is_the_records():
+    sections = {"one": "`[{0}]`", "named": "`[{0}s.<name>]`", "either": "`[{0}]` or `[{0}s.<name>]`"}
+    rows = []
+    for kind in KINDS.values():
+        context = ", ".join(f"`{name}`" for name in kind.context)
+        built = kind.contract.removeprefix("salt_toolkit.").replace(":", ".")
+        section = sections[kind.section].format(kind.name)
+        rows.append(f"| `{kind.name}` | {section} | {kind.summary} | {context} | `{built}` |")
+        assert kind.built().__name__ == built.rpartition(".")[2]
+    assert rows_of(section_of("docs/plugins.md", "The kinds")) == rows
 
 
 def test_every_hook_is_described():

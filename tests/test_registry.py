@@ -15,8 +15,8 @@ import pytest
 
 import salt_toolkit
 from salt_toolkit import Component, MaskerConfig, TeacherConfig, hookimpl, hookspecs
-from salt_toolkit.component import CONFIG_BASES
 from salt_toolkit.errors import PluginError
+from salt_toolkit.kinds import KINDS
 from salt_toolkit.registry import Registry, discover
 
 TEACHER = """
@@ -64,14 +64,14 @@ def failure(registry, name):
 
 def test_every_kind_has_its_hook():
     specs = {name for name in vars(hookspecs) if name.startswith("salt_")}
-    assert specs == {f"salt_{kind}s" for kind in CONFIG_BASES}
-    assert Registry([]).kinds == tuple(CONFIG_BASES)
+    assert specs == {"salt_kinds", *(kind.hook for kind in KINDS.values())}
+    assert Registry([]).kinds == KINDS
 
 
 def test_the_bundled_plugins_are_sound(registry):
     assert registry.broken == []
     assert registry.clashes == []
-    assert {provided.kind for kind in registry.kinds for provided in registry.of_kind(kind)} == set(CONFIG_BASES)
+    assert {provided.kind for kind in registry.kinds for provided in registry.of_kind(kind)} == set(KINDS)
 
 
 def test_a_component_knows_where_it_came_from(install, registry):
@@ -188,7 +188,7 @@ def test_a_module_that_is_not_there(install):
     ("number", "hook", "expected"),
     [
         (1, "@hookimpl\ndef salt_teacher(): return []", "unknown hook, salt_teacher(); did you mean salt_teachers()?"),
-        (2, "@hookimpl\ndef salt_wombats(): return []", "unknown hook, salt_wombats(); the hooks are salt_teachers, "),
+        (2, "@hookimpl\ndef salt_wombats(): return []", "unknown hook, salt_wombats(); the hooks are salt_datasets, "),
         (3, "def salt_teachers(): return []", "salt_teachers() looks like a hook and is not marked"),
         (4, "def salt_techers(): return []", "put @hookimpl above it; did you mean salt_teachers()?"),
         (5, "@hookimpl\ndef salt_teachers(): pass", "salt_teachers() returned None; it has to yield Components"),
@@ -241,7 +241,9 @@ def test_an_unknown_name_gives_the_nearest_and_all_the_others(registry):
         registry.get("masker", "multi_blok")
     names = ", ".join(provided.component.name for provided in registry.of_kind("masker"))
     assert str(caught.value) == f"no masker is called 'multi_blok'; did you mean 'multiblock'? Known maskers: {names}."
-    with pytest.raises(PluginError, match="no kind of component is called 'wombat'; the kinds are teacher, student"):
+    with pytest.raises(
+        PluginError, match="no kind of component is called 'wombat'; the kinds are dataset, teacher, student"
+    ):
         registry.get("wombat", "x")
     with pytest.raises(PluginError, match="No plugin provides a teacher"):
         Registry([]).get("teacher", "x")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from salt_toolkit.registry import Plugin, Registry
+from salt_toolkit.discovery import Plugin
+from salt_toolkit.registry import Registry
 
 
 def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
@@ -15,6 +16,7 @@ def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
             "distribution": plugin.distribution,
             "version": plugin.version,
             "module": plugin.module,
+            "kinds": [{"name": kind.name, "summary": kind.summary} for kind in plugin.kinds],
             "components": [
                 {"kind": kind, "name": component.name, "summary": component.summary}
                 for kind, component in plugin.components
@@ -40,6 +42,9 @@ def _plugin_lines(plugin: Plugin) -> list[str]:
     lines = [f"{plugin.name}  ({plugin.distribution} {plugin.version}, {plugin.module})"]
     if plugin.error is not None:
         return [*lines, f"  broken: {plugin.error}"]
-    width = max((len(component.name) for _, component in plugin.components), default=0)
-    lines += [f"  {kind:<10} {component.name:<{width}}  {component.summary}" for kind, component in plugin.components]
-    return lines
+    rows = [
+        *(("kind", kind.name, kind.summary) for kind in plugin.kinds),
+        *((kind, component.name, component.summary) for kind, component in plugin.components),
+    ]
+    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    return [*lines, *(f"  {kind:<{max(10, first)}} {name:<{second}}  {summary}" for kind, name, summary in rows)]

@@ -23,6 +23,7 @@ from salt_toolkit.component import (
     TeacherConfig,
 )
 from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.kinds import asked_for
 from salt_toolkit.recipe.layers import TEACHER_NAME
 from salt_toolkit.registry import Provided
 
@@ -201,8 +202,13 @@ class Selected(Generic[ConfigT_co]):
         return self.provided.component.name
 
     def build(self, **context: Any) -> Any:
-        """Builds the real thing; `hookspecs` states the context of each kind."""
-        return self.provided.component.build(self.config, **context)
+        """Builds the real thing, and gives its build function what that names of the context.
+
+        Raises:
+            PluginError: The build function needs something that the context lacks.
+        """
+        build = self.provided.component.build
+        return build(self.config, **{name: context[name] for name in asked_for(build, context)})
 
 
 @dataclass(frozen=True)

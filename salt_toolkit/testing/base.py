@@ -103,14 +103,19 @@ class ComponentContract:
         promise(read == self.config, f"a config written to TOML and read again is the same, found {read!r}")
 
     def circumstances(self) -> dict[str, Any]:
-        """What the config is asked about, in plain values; a kind adds what its own questions need."""
+        """What the config is asked about, in plain values, by the names of its methods' arguments.
+
+        A kind adds what its own questions need.
+        """
+        counts = {"visible": 4, "target": 12}
         return {
             "plugin": self.plugin,
             "kind": self.kind,
             "section": dict(self.section),
             "clip": self.clip.model_dump(mode="json"),
-            "visible": 4,
-            "target": 12,
+            "visible": counts["visible"],
+            "counts": counts,
+            "drawn": counts,
         }
 
     def test_the_config_answers_without_heavy_imports(self) -> None:

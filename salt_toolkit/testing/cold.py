@@ -8,16 +8,19 @@ output is a JSON object with the libraries that came at each question.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter
 
 from salt_toolkit.component import Component
-from salt_toolkit.errors import MissingArtifact
-from salt_toolkit.geometry import ClipSpec, Grid, MaskCounts, TokenSpec
+from salt_toolkit.errors import MissingArtifact, SaltError
+from salt_toolkit.kinds import Kind, asked_for
 from salt_toolkit.registry import Registry
 
 HEAVY = {"torch", "torchvision", "timm", "transformers", "av", "decord", "sklearn", "matplotlib"}
@@ -25,100 +28,53 @@ HEAVY = {"torch", "torchvision", "timm", "transformers", "av", "decord", "sklear
 Question = tuple[str, Callable[[], object]]
 
 
-def questions(kind: str, component: Component, config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    """What `salt check` asks of a kind, each with its name.
+def questions(kind: Kind, component: Component, config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
+    """What `salt check` may ask, each with its name: every public method that the kind's base defines.
 
     Args:
         kind: The component's kind.
-        component: The component, whose build is asked of schedules alone.
+        component: The component, which is built as well if its kind is light.
         config: Its config.
-        given: `ComponentContract.circumstances`.
+        given: `ComponentContract.circumstances`: a method's arguments are looked up by their names.
     """
-    yield "missing()", lambda: list(config.missing())
-    asked = _ASKED.get(kind)
-    if asked is not None:
-        yield from asked(config, given)
-    elif kind == "schedule":
-        yield "build()", lambda: _values(component.build(config, total_steps=given["total_steps"]), given)
+    for name, method in _methods(kind.config):
+        question = getattr(config, name)
+        parameters = list(inspect.signature(method).parameters)[1:]
+        hints = get_type_hints(method)
+        optional = {
+            each.name for each in inspect.signature(method).parameters.values() if each.default is not each.empty
+        }
+        arguments = {each: _typed(hints[each], given[each]) for each in parameters if each in given}
+        if unknown := set(parameters) - set(arguments) - optional:
+            raise SaltError(f"{name}() asks for {', '.join(sorted(unknown))}: add it to the test's circumstances()")
+        yield f"{name}()", partial(question, **{each: arguments[each] for each in arguments if each not in optional})
+        if optional & set(arguments):
+            yield f"{name}() of {', '.join(sorted(optional & set(arguments)))}", partial(question, **arguments)
+    if kind.light:
+        context = {name: given[name] for name in asked_for(component.build, kind.context)}
+        yield "build()", lambda: _values(component.build(config, **context), given.get("steps", ()))
 
 
-def _of_teacher(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    clip = _clip(given)
-    yield "token_spec()", partial(config.token_spec, clip)
-    yield "cost()", partial(config.cost, clip)
-    yield "identity()", partial(config.identity, clip)
-    yield "weight_files()", config.weight_files
-    yield "card()", config.card
-    yield "known_checkpoints()", config.known_checkpoints
+def _methods(base: type[Any]) -> Iterator[tuple[str, Any]]:
+    """The public methods of a base of configs, without those of pydantic."""
+    for owner in base.__mro__[: base.__mro__.index(BaseModel)]:
+        for name, found in vars(owner).items():
+            function = found.__func__ if isinstance(found, classmethod) else found
+            if not name.startswith("_") and inspect.isfunction(function):
+                yield name, function
 
 
-def _of_student(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    clip = _clip(given)
-    yield "token_spec()", partial(config.token_spec, clip)
-    yield "cost()", partial(config.cost, clip, given["visible"])
-    yield "card()", config.card
-    yield "identity()", config.identity
-    yield "teachable_layers()", config.teachable_layers
-    yield "structure()", config.structure
+def _typed(hint: Any, value: Any) -> Any:
+    return TypeAdapter(hint).validate_json(json.dumps(value))
 
 
-def _of_predictor(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    student, teacher = _spec(given["student"]), _spec(given["teacher"])
-    yield "cost()", partial(config.cost, student, teacher, _counts(given))
-
-
-def _of_masker(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    grid = Grid(**given["grid"])
-    yield "counts()", partial(config.counts, grid)
-    yield "counts() of a scheduled ratio", partial(config.counts, grid, given["ratio"])
-
-
-def _of_dataset(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    yield "num_clips()", config.num_clips
-    yield "identity()", config.identity
-
-
-def _of_objective(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    yield "check()", partial(config.check, _spec(given["teacher"]))
-
-
-def _of_method(config: Any, given: Mapping[str, Any]) -> Iterator[Question]:
-    drawn = _counts(given)
-    yield "counts()", partial(config.counts, drawn)
-    yield "passes()", config.passes
-    yield "without_effect()", partial(config.without_effect, drawn)
-
-
-_ASKED: Mapping[str, Callable[[Any, Mapping[str, Any]], Iterator[Question]]] = {
-    "teacher": _of_teacher,
-    "student": _of_student,
-    "predictor": _of_predictor,
-    "masker": _of_masker,
-    "dataset": _of_dataset,
-    "objective": _of_objective,
-    "method": _of_method,
-}
-
-
-def _clip(given: Mapping[str, Any]) -> ClipSpec:
-    return ClipSpec.model_validate_json(json.dumps(given["clip"]))
-
-
-def _spec(fields: Mapping[str, Any]) -> TokenSpec:
-    return TokenSpec(Grid(**fields["grid"]), fields["dim"])
-
-
-def _counts(given: Mapping[str, Any]) -> MaskCounts:
-    return MaskCounts(visible=given["visible"], target=given["target"])
-
-
-def _values(schedule: Callable[[int], float], given: Mapping[str, Any]) -> list[float]:
-    return [schedule(step) for step in (0, given["total_steps"] // 2, given["total_steps"] - 1)]
+def _values(built: Any, steps: list[int]) -> list[float]:
+    return [built(step) for step in steps]
 
 
 def main(given: Mapping[str, Any]) -> dict[str, list[str]]:
     """Asks everything; the heavy libraries that came, by the question at which they did."""
-    plugin, kind, section = given["plugin"], given["kind"], dict(given["section"])
+    plugin, section = given["plugin"], dict(given["section"])
     came: dict[str, list[str]] = {}
     known: set[str] = set()
 
@@ -129,7 +85,8 @@ def main(given: Mapping[str, Any]) -> dict[str, list[str]]:
             known.update(new)
 
     registry = Registry.from_modules({plugin: importlib.import_module(plugin)})
-    component = registry.get(kind, section.pop("use")).component
+    kind = registry.kinds[given["kind"]]
+    component = registry.get(kind.name, section.pop("use")).component
     note("import")
     config = component.config.model_validate_json(json.dumps(section))
     note("the config's validation")

@@ -151,8 +151,9 @@ class ScheduleContract(ComponentContract):
         return self.component.build(self.config, total_steps=self.total_steps)
 
     def circumstances(self) -> dict[str, Any]:
-        """With the length of the run."""
-        return {**super().circumstances(), "total_steps": self.total_steps}
+        """With the length of the run, and steps at which `salt check` looks at the schedule."""
+        steps = [0, self.total_steps // 2, self.total_steps - 1]
+        return {**super().circumstances(), "total_steps": self.total_steps, "steps": steps}
 
     def test_values_are_finite(self) -> None:
         """From step 0 to total_steps, both counted."""
