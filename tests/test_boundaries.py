@@ -96,7 +96,8 @@ def test_tools_know_every_plugin():
     assert sorted(contracts["Plugins do not import one another"]["modules"]) == PACKAGES
     (checked,) = [o for o in PROJECT["tool"]["pytest"]["ini_options"]["addopts"] if "jaxtyping-packages" in o]
     assert set(PACKAGES) <= set(checked.partition("=")[2].split(","))
-    assert sorted(PROJECT["tool"]["pyright"]["extraPaths"]) == [f"plugins/{folder.name}" for folder in PLUGINS]
+    paths = [str(path.relative_to(ROOT)) for folder in PLUGINS for path in (folder, *folder.glob("tools"))]
+    assert PROJECT["tool"]["pyright"]["extraPaths"] == paths
 
 
 def test_imports_keep_their_direction():
