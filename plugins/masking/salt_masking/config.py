@@ -77,8 +77,8 @@ class MultiblockConfig(RandomConfig):
         "random",
         description=(
             "Which tokens leave the hidden set when the blocks cover more than ratio. random: randomly drawn tubes of "
-            "the last block, so no frame is favoured. first: the latest tokens, as in V-JEPA's batches; the "
-            "last frames are then hidden less often than the first."
+            "the last block, so no frame is favoured. first: the latest tokens, which become visible; the last frames "
+            "are then hidden less often than the first. V-JEPA drops its surplus from both lists instead."
         ),
     )
 

@@ -93,7 +93,7 @@ def test_blocks_inside_the_grid_favour_the_centre():
 
 @pytest.mark.parametrize("grid", [SMALL, VITB], ids=str)
 def test_trim_first_favours_the_first_frames(grid):
-    """Documented: the price of V-JEPA's rule, which cuts the lists at their ends."""
+    """Documented: the price of giving back the latest tokens."""
     masker = build_multiblock(MultiblockConfig(trim="first"), grid=grid)
     hidden = draws_of(masker, grid, 500)
     assert not every_position_is_equally_often_hidden(hidden)
