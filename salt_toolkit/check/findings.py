@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from salt_toolkit.errors import MissingArtifact, SaltError, mistake_of_a_plugin
+from salt_toolkit.errors import MissingArtifact, RecipeError, explain
 
 Severity = Literal["error", "missing", "warning", "note"]
 
@@ -33,14 +33,27 @@ class Finding:
         return f"{self.key}: {self.message}{self.fix and '. ' + self.fix}"
 
 
-def finding_of(key: str, error: Exception) -> Finding:
-    """What an error becomes that a part of the recipe raised when it was asked.
+def findings_of(key: str, error: BaseException, *, whole_recipe: bool = False) -> list[Finding]:
+    """What an exception becomes in a report; a third party's code may raise anything, which costs its answer only.
 
-    A third party's code may raise anything, and must not take the whole report along.
+    Args:
+        key: The section or key that the question was about.
+        error: What was raised instead of an answer.
+        whole_recipe: Whether more than one component was asked, so that a `RecipeError` names keys of the recipe. One
+            component names its own.
+
+    Raises:
+        BaseException: ``error`` again, if it is a Ctrl-C.
     """
-    if isinstance(error, MissingArtifact):
-        return Finding("missing", key, error.what, error.fix)
-    return Finding("error", key, str(error) if isinstance(error, SaltError) else mistake_of_a_plugin(error))
+    if isinstance(error, RecipeError):
+        base = "" if whole_recipe else key
+        return [
+            Finding("error", ".".join(part for part in (base, problem.key) if part), problem.message)
+            for problem in error.problems
+        ]
+    explained = explain(error)
+    severity = "missing" if isinstance(explained, MissingArtifact) else "error"
+    return [Finding(severity, key, explained.what, explained.fix)]
 
 
 @dataclass

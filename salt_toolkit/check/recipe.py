@@ -9,7 +9,7 @@ from typing import Any
 
 from salt_toolkit.cards import ModelCard
 from salt_toolkit.check.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
-from salt_toolkit.check.findings import Finding, Report, finding_of
+from salt_toolkit.check.findings import Finding, Report, findings_of
 from salt_toolkit.check.settings import (
     followed_schedules,
     impossible_values,
@@ -111,12 +111,11 @@ def _answer(report: Report, key: str, question: Callable[[], Any], kind: type | 
         answer = question()
         if kind is None or answer is None or isinstance(answer, kind):
             return answer
-        finding = Finding("error", key, f"the plugin answered {answer!r} where it promised a {kind.__name__}")
-    except Exception as error:
-        finding = finding_of(key, error)
+        found = [Finding("error", key, f"the plugin answered {answer!r} where it promised a {kind.__name__}")]
+    except BaseException as error:
+        found = findings_of(key, error)
     # Two questions may meet the same obstacle.
-    if finding not in report.findings:
-        report.findings.append(finding)
+    report.findings += [finding for finding in found if finding not in report.findings]
     return None
 
 

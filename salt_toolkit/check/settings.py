@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from salt_toolkit.check.findings import Finding, finding_of
+from salt_toolkit.check.findings import Finding, findings_of
 from salt_toolkit.errors import GeometryError
 from salt_toolkit.geometry import Grid, MaskCounts
 from salt_toolkit.recipe import Recipe
@@ -52,8 +52,8 @@ def followed_schedules(recipe: Recipe, steps: int | None) -> tuple[Schedules, li
         try:
             schedule = selected.build(total_steps=steps)
             values[name] = {step: float(schedule(step)) for step in (*range(0, steps, stride), steps - 1)}
-        except Exception as error:
-            findings.append(finding_of(f"schedules.{name}", error))
+        except BaseException as error:
+            findings += findings_of(f"schedules.{name}", error)
     return values, findings
 
 
@@ -93,8 +93,8 @@ def _impossible(recipe: Recipe, grid: Grid | None, name: str, values: Mapping[in
             except GeometryError as error:
                 yield Finding("error", key, f"at step {step:,}: {error}")
                 return
-            except Exception as error:
-                yield finding_of(key, error)
+            except BaseException as error:
+                yield from findings_of(key, error)
                 return
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from salt_toolkit.component import TeacherConfig
-from salt_toolkit.errors import mistake_of_a_plugin
+from salt_toolkit.errors import explain
 from salt_toolkit.registry import Registry
 
 HEADINGS = ("checkpoint", "size", "M param.", "native grid", "dim", "licence", "labels")
@@ -26,8 +26,8 @@ def teacher_rows(registry: Registry) -> list[dict[str, Any]]:
         about = {"teacher": component.name, "summary": component.summary, "plugin": provided.plugin.name}
         try:
             rows += [{**about, **asdict(checkpoint)} for checkpoint in config.known_checkpoints()] or [about]
-        except Exception as error:  # a third party's code may raise anything, and must not hide the other teachers
-            rows.append({**about, "error": mistake_of_a_plugin(error)})
+        except BaseException as error:  # a third party's code may raise anything, and hides no other teacher
+            rows.append({**about, "error": str(explain(error))})
     return rows
 
 

@@ -23,7 +23,7 @@ from salt_toolkit.contracts import ClipBatch, Dataset, Sample
 from salt_toolkit.data.memory import BatchMemory, MemoryRing, Slot
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.data.quarantine import Quarantine
-from salt_toolkit.errors import BadClip, DataError, SaltError
+from salt_toolkit.errors import BadClip, DataError, SaltError, explain
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.seeding import generator_for
 
@@ -43,11 +43,13 @@ def collate(samples: Sequence[Sample]) -> ClipBatch:
     )
 
 
-def unreadable(clip_id: str, error: Exception) -> DataError:
-    """What to raise for a fault in a data set's code, from the thread that met it."""
+def unreadable(clip_id: str, error: BaseException) -> DataError:
+    """What to raise for a fault that the data set's code did not foresee, from the thread that met it."""
+    fault = explain(error)
     return DataError(
-        f"reading the clip {clip_id!r} failed in {threading.current_thread().name}: {type(error).__name__}: {error}; "
-        "the data set's plugin does not say that the clip is bad, so the work stops"
+        f"reading the clip {clip_id!r} failed in {threading.current_thread().name}, and the data set does not call the "
+        f"clip bad, so the work stops: {fault.what}",
+        fault.fix,
     )
 
 
@@ -152,7 +154,7 @@ class ClipReader:
             return None
         except SaltError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise unreadable(clip_id, error) from error
         finally:
             self.reading.add(time.perf_counter() - begin)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from salt_toolkit.errors import BadClip, DataError
+from salt_toolkit.system.files import writing
 
 EARLY_LOOK = 200
 """Clips read before the share of bad ones among them is taken for the share in the whole dataset."""
@@ -80,13 +81,10 @@ class Quarantine:
             raise DataError(self._too_many(f"the last one: {bad}"))
 
     def _write(self, file: Path, entry: dict[str, str]) -> None:
-        try:
-            with file.open("ab+") as book:
-                if book.tell() and not _ends_a_line(book):
-                    book.write(b"\n")  # a kill has cut the line before short
-                book.write(_line_of(entry))
-        except OSError as error:
-            raise DataError(f"{file} cannot be written ({error.strerror}); make room, or mend the rights") from error
+        with writing(file, DataError), file.open("ab+") as book:
+            if book.tell() and not _ends_a_line(book):
+                book.write(b"\n")  # a kill has cut the line before short
+            book.write(_line_of(entry))
 
     def _too_many(self, which: str) -> str:
         several = len(self.reasons) > 1

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from salt_toolkit.demo.motion import LABELS, write_motion_videos
-from salt_toolkit.errors import DataError
+from salt_toolkit.errors import DataError, SystemFault
 from salt_toolkit.system.files import write_json
 
 MANIFEST = "demo.json"
@@ -56,10 +56,10 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, FFmpegError) as error:
-        reason = error.strerror or str(error)
+        fault = SystemFault(OSError(error.errno, error.strerror), directory)
         raise DataError(
-            f"{directory} cannot be written ({reason}); make room, mend the rights, or name another directory; the "
-            "same command goes on where it stopped"
+            f"{directory} cannot be written ({fault.reason})",
+            f"{fault.fix} The same command goes on where it stopped.",
         ) from error
 
 

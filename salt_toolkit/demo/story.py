@@ -18,7 +18,7 @@ from salt_toolkit.assemble import build_dataset, build_student, student_spec
 from salt_toolkit.contracts import Student
 from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.demo.motion import LABELS
-from salt_toolkit.errors import RunError
+from salt_toolkit.errors import RecipeChanged, RunConflict, RunError
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
 from salt_toolkit.evaluate.probes import ProbeResult, probe
 from salt_toolkit.recipe import Recipe, load_recipe
@@ -116,28 +116,23 @@ def judge(recipe: Recipe, runs: dict[str, Path]) -> dict[str, ProbeResult]:
 def _train(recipe: Recipe, directory: Path) -> None:
     try:
         outcome = run_recipe(recipe)
-    except RunError as error:
+    except RunConflict as error:
         raise _in_terms_of_the_demo(error, directory, recipe.run.seed) from error
     if outcome is not None and outcome.stopped_by is not None:
         Console(stderr=True).print(f"stopped by {outcome.stopped_by.name}; the same command continues the demo")
         raise SystemExit(128 + outcome.stopped_by)
 
 
-def _in_terms_of_the_demo(error: RunError, directory: Path, seed: int) -> RunError:
+def _in_terms_of_the_demo(error: RunConflict, directory: Path, seed: int) -> RunError:
     """Advises what `salt demo` can do: it takes neither ``--set`` nor ``--restart``."""
-    first, *rest = str(error).splitlines()
-    differing = [line for line in rest if line.startswith("  ")]
-    if not differing and "--restart" not in str(error):
-        return error
     base = directory if directory.name else directory.absolute()
-    if any(line.startswith("  run.seed:") for line in differing):
+    if isinstance(error, RecipeChanged) and any(change.key == "run.seed" for change in error.changes):
         name = re.sub(r"-seed\d+$", "", base.name)
         other = base.with_name(f"{name}-seed{seed}")
     else:
         numbered = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
         other = next(place for place in numbered if not place.exists())
-    told = [first, *differing] if differing else [str(error), "`salt demo` has no --restart."]
-    return RunError("\n".join([*told, f"For another demo, name another directory, such as {other}."]))
+    return RunError(f"{error.what}\nFor another demo, name another directory, such as {other}.")
 
 
 def _draw_masks(recipe: Recipe, registry: Registry, picture: Path) -> None:

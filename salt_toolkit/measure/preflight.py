@@ -14,9 +14,9 @@ import torch
 
 from salt_toolkit.cache.rows import CLIP
 from salt_toolkit.check.estimates import TrainedCosts, checkpoint_disk
-from salt_toolkit.check.findings import Finding, Report
+from salt_toolkit.check.findings import Finding, Report, findings_of
 from salt_toolkit.contracts import ClipBatch
-from salt_toolkit.errors import CacheError, MissingArtifact, RecipeError, SaltError
+from salt_toolkit.errors import CacheError
 from salt_toolkit.geometry import Cost
 from salt_toolkit.measure.throughput import LoadTime, StepTime, time_copy, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
@@ -247,19 +247,12 @@ def _findings(report: Report, key: str) -> Iterator[None]:
     """Turns what goes wrong into findings."""
     try:
         yield
-    except RecipeError as error:
-        found = [Finding("error", problem.key, problem.message) for problem in error.problems]
-    except MissingArtifact as missing:
-        found = [Finding("missing", key, missing.what, missing.fix)]
-    except CacheError as error:
-        found = [Finding("error", "cache", str(error))]
-    except SaltError as error:
-        found = [Finding("error", key, str(error))]
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fix = "Lower train.batch_size, and raise train.accumulate as much; or take a smaller predictor."
-        found = [Finding("error", "train.batch_size", "a batch does not fit into memory", fix)]
+    except BaseException as error:
+        if is_out_of_memory(error):
+            fix = "Lower train.batch_size, and raise train.accumulate as much; or take a smaller predictor."
+            found = [Finding("error", "train.batch_size", "a batch does not fit into memory", fix)]
+        else:
+            found = findings_of("cache" if isinstance(error, CacheError) else key, error, whole_recipe=True)
     else:
         return
     told = {finding.message for finding in report.findings}

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from salt_toolkit.errors import SaltError, mistake_of_a_plugin
+from salt_toolkit.errors import SaltError, explain
 from salt_toolkit.recipe.layers import suggest
 from salt_toolkit.recipe.lines import Key
 
@@ -87,10 +87,10 @@ class _Reading(Generic[ModelT]):
                 self._add(details["loc"], self._message(details))
         except SaltError as error:
             self._add((), str(error))
-        except Exception as error:  # a third party's validator may raise anything, and must not hide other problems
+        except BaseException as error:  # a third party's validator may raise anything, and hides no other problem
             if self.provider is None:
                 raise
-            self._add((), f"{self.provider}: {mistake_of_a_plugin(error)}")
+            self._add((), f"{self.provider}: {explain(error)}")
         return None
 
     def _ask_the_rules(self) -> None:

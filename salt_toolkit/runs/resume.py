@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from salt_toolkit.cards import ModelCard
-from salt_toolkit.errors import RunError, SaltError
+from salt_toolkit.errors import RecipeChange, RecipeChanged, RunConflict, SaltError
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs.directory import RunDirectory, read_environment
@@ -53,35 +53,31 @@ Card: TypeAlias = dict[str, str] | None
 _UNKNOWN = asdict(ModelCard())
 
 
-def changes_since(recipe: Recipe, directory: RunDirectory) -> list[str]:
+def changes_since(recipe: Recipe, directory: RunDirectory) -> list[RecipeChange]:
     """Compares with the recipe that the run began with.
 
     Returns:
         The changes that may be made.
 
     Raises:
-        RunError: There are others.
+        RecipeChanged: There are others.
     """
     earlier = dict(_leaves(_with_every_key(directory.recipe)))
     # Through TOML and back, so that both sides have the same plain types.
     present = dict(_leaves(tomllib.loads(recipe.to_toml())))
     changed = [key for key in sorted(earlier.keys() | present.keys()) if earlier.get(key) != present.get(key)]
-    lines = {key: f"{key}: was {_shown(earlier, key)}, now {_shown(present, key)}" for key in changed}
-    free = [key for key in changed if _kind_of(key) in FREE_KEYS]
-    compared = [key for key in free if _kind_of(key) in COMPARED_KEYS]
-    if compared:
-        unknown = _teachers_unknown(recipe, directory)
-        for key in compared:
-            if key.rpartition(".")[0] in unknown:
-                lines[key] += " (nothing here tells whether its weights are the same)"
-                free.remove(key)
-    if len(free) < len(changed):
-        told = "\n".join(f"  {line}{' (safe to change)' if key in free else ''}" for key, line in lines.items())
-        raise RunError(
-            f"{directory.path} holds a run of another recipe:\n{told}\n"
-            "Give this one another name (--set run.name=...), or set the old one aside with --restart."
-        )
-    return [lines[key] for key in free]
+    compared = any(_kind_of(key) in COMPARED_KEYS for key in changed)
+    unknown = _teachers_unknown(recipe, directory) if compared else set()
+    changes: list[RecipeChange] = []
+    for key in changed:
+        doubtful = _kind_of(key) in COMPARED_KEYS and key.rpartition(".")[0] in unknown
+        note = "nothing here tells whether its weights are the same" if doubtful else ""
+        allowed = _kind_of(key) in FREE_KEYS and not doubtful
+        changes.append(RecipeChange(key, _shown(earlier, key), _shown(present, key), allowed, note))
+    if not all(change.allowed for change in changes):
+        fix = "Give this one another name (--set run.name=...), or set the old one aside with --restart."
+        raise RecipeChanged(directory.path, changes, fix)
+    return changes
 
 
 def _kind_of(key: str) -> str:
@@ -93,7 +89,7 @@ def _teachers_unknown(recipe: Recipe, directory: RunDirectory) -> set[str]:
     """Keys of the teachers that cannot be compared: their weights were not known when the run began, or are not here.
 
     Raises:
-        RunError: Another one is known to be another.
+        RunConflict: Another one is known to be another.
     """
     present, earlier = fingerprints(recipe), read_environment(directory.path).get("teachers", {})
     same_teachers(directory, present)
@@ -104,14 +100,14 @@ def same_teachers(directory: RunDirectory, present: Mapping[str, str | None]) ->
     """The teachers' fingerprints, those that are unknown now from the run's beginning.
 
     Raises:
-        RunError: A file of the same name holds other weights by now.
+        RunConflict: A file of the same name holds other weights by now.
     """
     earlier = read_environment(directory.path).get("teachers", {})
     changed = [name for name, found in present.items() if found and earlier.get(name) not in (found, None)]
     if changed:
         told = "; ".join(f"{name} had the fingerprint {earlier[name]}, and has {present[name]} now" for name in changed)
-        raise RunError(
-            f"{directory.path} began with other teachers: {told}. Bring those back, or begin anew with --restart."
+        raise RunConflict(
+            f"{directory.path} began with other teachers: {told}", "Bring those back, or begin anew with --restart."
         )
     return {name: found or earlier.get(name) for name, found in present.items()}
 
@@ -126,7 +122,7 @@ def complete_environment(recipe: Recipe, directory: RunDirectory, layout: str) -
     """Writes down what was not known before all was built, when weights may still have had to be downloaded.
 
     Raises:
-        RunError: What has come is not the teacher that the run began with.
+        RunConflict: What has come is not the teacher that the run began with.
     """
     known = {
         **read_environment(directory.path),
@@ -142,7 +138,7 @@ def _with_every_key(path: Path) -> dict[str, Any]:
     """A run's recipe with the defaults of keys that are newer than the run; as it stands, if it is no longer valid.
 
     Raises:
-        RunError: It is damaged, or not there.
+        RunConflict: It is damaged, or not there.
     """
     try:
         return tomllib.loads(load_recipe(path, discover()).to_toml())
@@ -151,9 +147,9 @@ def _with_every_key(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error}), so nobody can tell which recipe this run began with. Bring it back, or "
-            "begin anew with --restart."
+        raise RunConflict(
+            f"{path} cannot be read ({error}), so nobody can tell which recipe this run began with",
+            "Bring it back, or begin anew with --restart.",
         ) from error
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,10 @@ from isal.isal_zlib import crc32
 
 from salt_toolkit.errors import CacheError
 from salt_toolkit.store.shard import PAGE, BadRow, Row, ShardFile, ShardHeader, Stream, offsets
-from salt_toolkit.system.files import CHUNK, sync
+from salt_toolkit.system.files import CHUNK, sync, writing
 
 PARTIAL = ".partial"
+SAFE = "Finished shards are safe, and the same command goes on."
 
 
 class ShardBusy(Exception):
@@ -72,7 +72,7 @@ class ShardWriter:
                     f"{stream.name} of {row.clip_id} has {buffer.nbytes} bytes; the cache keeps {stream.row_bytes} "
                     f"({stream.dtype}, {stream.shape})"
                 )
-            with telling(self.path):
+            with writing(self.path, CacheError, then=SAFE):
                 write_all(self._descriptor, buffer, offset + len(self.rows) * stream.row_bytes)
             checksums.append(crc32(buffer))
         self.rows.append(replace(row, checksums=tuple(checksums)))
@@ -107,7 +107,7 @@ class ShardWriter:
         """Makes the shard whole and visible: header, sync, rename, sync of the directory."""
         header = ShardHeader(fingerprint, number, self.streams, tuple(self.rows), tuple(self.bad), constants)
         encoded = header.encode(self._room)
-        with telling(self.path):
+        with writing(self.path, CacheError, then=SAFE):
             self._close_up(len(encoded))
             write_all(self._descriptor, memoryview(encoded), 0)
             os.fsync(self._descriptor)
@@ -131,7 +131,7 @@ class ShardWriter:
         self.discard()
 
     def _claim(self) -> int:
-        with telling(self.path):
+        with writing(self.path, CacheError, then=SAFE):
             descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor, self._partial):
             os.close(descriptor)
@@ -141,7 +141,7 @@ class ShardWriter:
     def _reserve(self) -> None:
         """Takes the room for all rows, so that a full disk shows before anything is computed."""
         try:
-            with telling(self.path):
+            with writing(self.path, CacheError, then=SAFE):
                 os.ftruncate(self._descriptor, 0)
                 if self._offsets[-1]:
                     os.posix_fallocate(self._descriptor, 0, self._offsets[-1])
@@ -167,24 +167,6 @@ class ShardWriter:
         for start in starts if target < source else reversed(starts):
             data = os.pread(self._descriptor, min(CHUNK, length - start), source + start)
             write_all(self._descriptor, memoryview(data), target + start)
-
-
-@contextlib.contextmanager
-def telling(path: Path) -> Iterator[None]:
-    """Turns a disk's errors into sentences about the file that was being written.
-
-    Raises:
-        CacheError: The disk is full, or cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise CacheError(
-                f"no room left for {path} ({error.strerror}); finished shards are safe: make room, and the "
-                "same command continues"
-            ) from error
-        raise CacheError(f"{path} cannot be written ({error.strerror}); see its permissions") from error
 
 
 def drop_abandoned(partial: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 # The same numbers as zlib's, three times as fast.
 from isal.isal_zlib import crc32
 
-from salt_toolkit.errors import RunError
+from salt_toolkit.errors import RunError, SaltError, SystemFault
 
 CHUNK = 1 << 20
 
@@ -70,20 +69,21 @@ def user_cache() -> Path:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tells of a disk that does not take what is written, in the user's words.
+def writing(
+    path: Path, raising: type[SaltError] = RunError, *, then: str = "The same command goes on where it stopped."
+) -> Iterator[None]:
+    """Says in the user's words why something cannot be written.
+
+    Args:
+        path: What is written, or the directory that it is written to.
+        raising: The error to raise.
+        then: What is not lost, as a sentence; it follows what to do.
 
     Raises:
-        RunError: With what happened, and what to do.
+        SaltError: Of the class ``raising``: with the system's reason, and what to do.
     """
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "the checkpoints that are there stay: make room, and the same command continues"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "mend the rights, or choose another run.dir; the same command continues what is there"
-        else:
-            advice = "choose another run.dir, or see to that disk; the same command continues what is there"
-        raise RunError(f"{path} cannot be written ({reason}); {advice}") from error
+        fault = SystemFault(error, path)
+        raise raising(f"{path} cannot be written ({fault.reason})", f"{fault.fix} {then}".strip()) from error

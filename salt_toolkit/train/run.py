@@ -12,7 +12,7 @@ from pathlib import Path
 
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.contracts import Method
-from salt_toolkit.errors import RunError
+from salt_toolkit.errors import RecipeChange, RunConflict, RunError
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.directory import RunDirectory, student_layout
 from salt_toolkit.runs.environment import describe_environment
@@ -106,7 +106,7 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         directory.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone_in(directory.path))
         found = newest(directory.checkpoints, told.append)
-        changed: list[str] = []
+        changed: list[RecipeChange] = []
         if found is not None or directory.student.exists():
             changed = changes_since(recipe, directory)
         if directory.student.exists():
@@ -152,7 +152,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _refuse_damage(directory: RunDirectory, told: Sequence[str]) -> None:
     if paths(directory.checkpoints):
-        raise RunError(
-            f"none of the checkpoints in {directory.checkpoints} is whole: {'; '.join(told)}. "
-            "Bring one back, or begin anew with --restart."
+        raise RunConflict(
+            f"none of the checkpoints in {directory.checkpoints} is whole: {'; '.join(told)}",
+            "Bring one back, or begin anew with --restart.",
         )
