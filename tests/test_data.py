@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from salt_toolkit.contracts import Sample
 from salt_toolkit.data.loading import BatchLoader, ClipReader, RamCache
+from salt_toolkit.data.memory import BatchMemory
 from salt_toolkit.data.order import ClipOrder
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.errors import BadClip, DataError
@@ -122,6 +123,14 @@ def test_a_name_whose_bytes_are_no_text_is_recorded_and_found_again(tmp_path):
     assert Quarantine(book, num_clips=8, max_fraction=1.0).reasons == {name: "is not a video"}
 
 
+def test_a_clip_that_two_threads_find_bad_is_entered_and_counted_once(tmp_path):
+    book = tmp_path / "bad_clips.jsonl"
+    quarantine = Quarantine(book, num_clips=8, max_fraction=0.125)
+    for _ in range(3):
+        quarantine.record("clip1", BadClip("1.mp4", "is not a video"))
+    assert quarantine.num_found == 1 and len(book.read_text().splitlines()) == 1
+
+
 def test_too_many_bad_clips_stop_the_run_with_the_last_reason():
     with pytest.raises(DataError, match=r"bad clips, .* loader.max_bad_fraction = 0.1 .*is not a video"):
         load(Numbers(40, range(20)), max_fraction=0.1)
@@ -149,6 +158,14 @@ def test_the_advice_fits_what_is_wrong_with_the_clips(tmp_path):
     assert told.endswith("Lower clip.frames. Mend the files, or raise loader.max_bad_fraction.")
     with pytest.raises(DataError, match=r"delete the lines of clips that were mended\. Mend the files, or raise"):
         Quarantine(book, num_clips=48, max_fraction=0.01)
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int32)])
+def test_samples_that_differ_in_shape_or_type_are_refused(odd):
+    memory = BatchMemory(2, pin=False)
+    memory.rows(0, {"clip": torch.zeros(2, dtype=torch.int64)})
+    with pytest.raises(DataError, match="'clip'"):
+        memory.rows(1, {"clip": odd})
 
 
 def test_many_good_clips_do_not_hide_a_bad_neighbourhood():

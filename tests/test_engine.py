@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -24,7 +25,9 @@ from salt_toolkit.system.files import read_lines
 from salt_toolkit.system.signals import StopRequests
 from salt_toolkit.train import checkpoint as checkpoints
 from salt_toolkit.train.average import WeightAverage
+from salt_toolkit.train.guard import SkippedSteps
 from salt_toolkit.train.loop import _Trainer
+from salt_toolkit.train.processes import Processes
 from salt_toolkit.train.run import run_recipe
 from salt_toolkit.train.step import Stepper
 
@@ -339,6 +342,14 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_clips(recipe, m
     poison(monkeypatch, 4)  # the 23rd again
     assert run_recipe(loaded).num_skipped_steps == 2
     assert [line["step"] for line in read_lines(directory.skipped_steps)] == [5, 23]
+
+
+@pytest.mark.parametrize(("count", "steps", "refused"), [(0, 1, False), (2, 4, False), (3, 5, True), (4, 4, True)])
+def test_a_run_that_learned_from_less_than_half_of_its_steps_is_refused(recipe, tmp_path, count, steps, refused):
+    with SkippedSteps(tmp_path / "x.jsonl", done=0, limit=99, processes=Processes(recipe())) as skipped:
+        skipped.count = count
+        with pytest.raises(RunError, match="no student") if refused else contextlib.nullcontext():
+            skipped.refuse_most(steps)
 
 
 def test_too_many_skipped_steps_stop_the_run(recipe, monkeypatch):
