@@ -31,7 +31,7 @@ from salt_toolkit.assemble import (
 )
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.contracts import Method, Parts
-from salt_toolkit.data.loading import collate
+from salt_toolkit.data.samples import collate
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs.machine import Machine

@@ -24,6 +24,7 @@ from transformers import VideoMAEConfig as TransformersConfig
 from transformers import VideoMAEModel
 
 from salt_toolkit import ClipSpec
+from salt_toolkit.context import video_inputs
 from salt_toolkit.contracts import ClipBatch, Teacher
 from salt_toolkit.measure.peak import peak_of
 from salt_toolkit.registry import discover
@@ -82,7 +83,7 @@ def _measure(size: str, arguments: Any, device: torch.device, bf16: bool, peak: 
         pixels = batch.clip.transpose(1, 2).float() / 255
         ways["transformers"] = lambda: theirs(pixels).last_hidden_state
     seconds = _in_turns(ways, arguments.rounds, device, bf16)
-    flops = config.cost(CLIP).forward_flops
+    flops = config.cost(video_inputs(CLIP)).forward_flops
     clips_per_second = arguments.batch / seconds["salt"]
     return {
         "size": size,

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from salt_toolkit.assemble import build_dataset, build_method
 from salt_toolkit.contracts import ClipBatch
-from salt_toolkit.data.loading import collate
+from salt_toolkit.data.samples import collate
 from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover

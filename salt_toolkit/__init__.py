@@ -13,9 +13,11 @@ from salt_toolkit.component import (
     StudentConfig,
     TeacherConfig,
 )
+from salt_toolkit.context import Inputs, MethodContext, Reads
 from salt_toolkit.errors import BadClip, CheckpointError, GeometryError, MissingArtifact, SaltError
 from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
 from salt_toolkit.hookspecs import hookimpl
+from salt_toolkit.streams import Encoding, SampleSpec, StreamSpec
 
 __version__ = "0.1.0"
 
@@ -27,18 +29,24 @@ __all__ = [
     "Config",
     "Cost",
     "DatasetConfig",
+    "Encoding",
     "GeometryError",
     "Grid",
+    "Inputs",
     "KnownCheckpoint",
     "MaskCounts",
     "MaskerConfig",
     "MethodConfig",
+    "MethodContext",
     "MissingArtifact",
     "ModelCard",
     "ObjectiveConfig",
     "PredictorConfig",
+    "Reads",
     "SaltError",
+    "SampleSpec",
     "ScheduleConfig",
+    "StreamSpec",
     "StudentConfig",
     "TeacherConfig",
     "TokenSpec",

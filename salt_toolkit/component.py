@@ -11,27 +11,55 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from salt_toolkit.cards import KnownCheckpoint, ModelCard
-from salt_toolkit.errors import MissingArtifact, PluginError
+from salt_toolkit.context import Inputs, MethodContext, Reads
+from salt_toolkit.errors import GeometryError, MissingArtifact, PluginError
 from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
+from salt_toolkit.streams import CLIP, LATENTS, SampleSpec, StreamSpec, clip_stream, token_stream
 
 
 class Config(BaseModel):
-    """Base of every component's config: frozen, strict, and without unknown keys."""
+    """Base of every component's config: frozen, strict, and without unknown keys.
+
+    Attributes:
+        movable: Settings that only say where something lies, such as a data set's root. They may differ between a run
+            and its continuation, and are no part of the identity.
+        revision: Stamp of the code, raised by hand whenever equal settings would give other numbers. None: any change
+            of the plugin's source counts as such.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    movable: ClassVar[tuple[str, ...]] = ()
+    revision: ClassVar[int | None] = None
 
     def missing(self) -> Sequence[MissingArtifact]:
         """What this component would need and cannot find on this machine, found without opening it."""
         return ()
 
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
+        """Plain values that, with `weight_files` and the code, decide what the component computes.
+
+        By default every setting that is not `movable`. A config with two ways to say one thing gives one answer for
+        both: equal components have equal identities.
+        """
+        return self.model_dump(mode="json", exclude=set(self.movable))
+
+    def weight_files(self) -> Sequence[Path]:
+        """The files on this machine whose bytes decide what it computes; none for a component without weights."""
+        return ()
+
+    def card(self) -> ModelCard | None:
+        """Licence and labels of the weights that it brings or starts from; None where there are none."""
+        return None
+
 
 class TeacherConfig(Config):
-    """Base of teachers' configs."""
+    """Base of teachers' configs; one whose latents lie on a grid answers `token_spec`, any other `streams`."""
 
     def token_spec(self, clip: ClipSpec) -> TokenSpec:
         """The grid and width of the latents for such a clip.
@@ -40,25 +68,27 @@ class TeacherConfig(Config):
             GeometryError: The clip does not fit the teacher.
             MissingArtifact: The answer lies in a file that is not there.
         """
-        raise unanswered(self, "token_spec")
+        raise _no_tokens(self)
 
-    def cost(self, clip: ClipSpec) -> Cost | None:
-        """Parameters and FLOPs for one clip; None when unknown."""
+    def reads(self) -> tuple[str, ...]:
+        """Names of the samples' tensors that it needs."""
+        return (CLIP,)
+
+    def streams(self, inputs: Inputs) -> SampleSpec:
+        """Its outputs, one or several from one forward pass; by default the one that `token_spec` describes.
+
+        Raises:
+            GeometryError: The samples do not fit the teacher.
+            MissingArtifact: The answer lies in a file that is not there.
+        """
+        return {LATENTS: token_stream(self.token_spec(inputs.video))}
+
+    def precision(self) -> Literal["fp32", "bf16"] | None:
+        """The precision that it has to run in; None: fp32, or bfloat16 under autocast where the machine chooses it."""
         return None
 
-    def weight_files(self) -> Sequence[Path]:
-        """The files on this machine whose bytes decide the latents; none for a teacher without weights."""
-        return ()
-
-    def identity(self, clip: ClipSpec) -> Mapping[str, Any]:
-        """Plain values that, with the weights, decide the latents of a clip; by default, every setting.
-
-        A config whose settings name files or machines leaves those out: equal teachers have equal identities.
-        """
-        return self.model_dump(mode="json")
-
-    def card(self) -> ModelCard | None:
-        """Licence and labels of the weights; None for a teacher without weights."""
+    def cost(self, inputs: Inputs) -> Cost | None:
+        """Parameters and FLOPs for one sample; None when unknown."""
         return None
 
     @classmethod
@@ -68,28 +98,23 @@ class TeacherConfig(Config):
 
 
 class StudentConfig(Config):
-    """Base of students' configs."""
+    """Base of students' configs.
+
+    A later run may ask whose teacher this student is, once it is trained; its `identity` then leaves out what matters
+    in training alone.
+    """
 
     def token_spec(self, clip: ClipSpec) -> TokenSpec:
         """The grid and width of the student's tokens for such a clip; see `TeacherConfig`."""
-        raise unanswered(self, "token_spec")
+        raise _no_tokens(self)
 
-    def cost(self, clip: ClipSpec, visible: int) -> Cost | None:
-        """Parameters and FLOPs for one clip of which the student sees ``visible`` tokens."""
+    def streams(self, inputs: Inputs) -> SampleSpec:
+        """Its outputs for a whole sample; see `TeacherConfig.streams`."""
+        return {LATENTS: token_stream(self.token_spec(inputs.video))}
+
+    def cost(self, inputs: Inputs, visible: int) -> Cost | None:
+        """Parameters and FLOPs for one sample of which the student sees ``visible`` tokens."""
         return None
-
-    def card(self) -> ModelCard | None:
-        """Licence and labels of the weights that it starts from; None where they are random."""
-        return None
-
-    # What a later run asks whose teacher this student is, once it is trained.
-
-    def identity(self) -> Mapping[str, Any]:
-        """Plain values that, with the trained weights, decide the tokens of a clip; by default, every setting.
-
-        A config leaves out what matters in training alone: equal students have equal identities.
-        """
-        return self.model_dump(mode="json")
 
     def structure(self, num_layers: int | None = None) -> StudentConfig:
         """The config of the same student without what it starts from, to be given trained weights; it needs no file.
@@ -126,26 +151,43 @@ class MaskerConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Base of datasets' configs; ``split`` lets one recipe train on one part and be judged on another.
-
-    Attributes:
-        seed_makes_clips: Whether the run's seed decides more than the choice of views; False for stored videos.
-    """
-
-    seed_makes_clips: ClassVar[bool] = True
+    """Base of datasets' configs; ``split`` lets one recipe train on one part and be judged on another."""
 
     split: str = Field("train", description="Which part of the data set to read.")
 
     def num_clips(self) -> int | None:
-        """How many clips the split holds, without opening a video; None when that is unknown here."""
+        """How many samples the split holds, without opening any; None when that is unknown here."""
         return None
 
-    def identity(self) -> Mapping[str, Any]:
-        """Plain values that, with ids and split, decide the clips; by default, every setting.
+    def sample_spec(self, clip: ClipSpec | None) -> SampleSpec:
+        """The tensors of a sample, by name; by default a clip of video, as ``[clip]`` says.
 
-        A config whose settings name files or machines leaves those out, so that a cache may move.
+        Args:
+            clip: The recipe's section; None where it has none.
+
+        Raises:
+            GeometryError: The data set cuts clips, and the recipe has no ``[clip]``.
         """
-        return self.model_dump(mode="json", exclude={"split"})
+        if clip is None:
+            raise GeometryError("the data set cuts clips from videos, and the recipe has no [clip] section; add one")
+        return {CLIP: clip_stream(clip)}
+
+    def label_spec(self) -> StreamSpec | None:
+        """A sample's label: ``StreamSpec((), "I64")`` for the number of a class, "F32" for one or several numbers.
+
+        None where samples have no label, or where only the files can tell.
+        """
+        return None
+
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
+        """Plain values that, with ids and split, decide the samples: by default all settings, the clip and the seed.
+
+        A config leaves out what changes no number. Stored videos depend on the seed only where views are drawn
+        (`ClipSpec.draws`), and a table of features depends on neither seed nor clip.
+        """
+        clip = {"clip": inputs.clip.identity()} if inputs.clip else {}
+        settings = self.model_dump(mode="json", exclude={"split", *self.movable})
+        return {**settings, **clip, "seed": inputs.seed}
 
 
 class ScheduleConfig(Config):
@@ -179,6 +221,28 @@ class MethodConfig(Config):
 
     needs: ClassVar[tuple[str, ...]] = ()
     schedules: ClassVar[tuple[str, ...]] = ()
+
+    def reads(self) -> Reads | None:
+        """What it takes from a batch; None: everything.
+
+        A run whose cache holds all of it reads the cache alone, and decodes no video.
+        """
+        return None
+
+    def check(self, context: MethodContext) -> Mapping[str, str]:
+        """Settings that cannot work in this recipe: the reason, by the setting's name; "" for the method as a whole.
+
+        Raises:
+            GeometryError: Likewise, for the method as a whole.
+        """
+        return {}
+
+    def cost(self, context: MethodContext) -> Cost | None:
+        """What all modules that it trains cost for one sample's step, all passes together.
+
+        None: student and predictor, as their configs say; else `salt check --deep` and `salt bench` count.
+        """
+        return None
 
     def counts(self, drawn: MaskCounts) -> MaskCounts:
         """What student and predictor get of a mask: visible tokens and targets, of those that the masker draws."""
@@ -220,6 +284,14 @@ class Component:
             )
         if not self.summary.strip():
             raise PluginError(f"component {self.name!r} has no summary; give it one line")
+
+
+def _no_tokens(config: Config) -> GeometryError:
+    name = type(config).__name__
+    return GeometryError(
+        f"{name} knows no grid of tokens: the plugin that defines it has to override token_spec(), or streams() for "
+        "outputs that lie on no grid"
+    )
 
 
 def unanswered(config: Config, method: str) -> PluginError:

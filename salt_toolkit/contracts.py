@@ -3,7 +3,7 @@
 The legend of tensor axes, used in every annotation of the project:
 
 ====================  ==========================================================
-batch                 clips in a batch; behind several masks of each, a row for each mask
+batch                 samples in a batch; behind several masks of each, a row for each mask
 channels              colour channels of a clip: red, green, blue
 frames height width   of a clip, in video frames and pixels
 token                 all tokens of a clip, time-major (see `geometry.Grid`)
@@ -12,7 +12,8 @@ target                hidden tokens to predict
 dim                   numbers in one token or latent
 ====================  ==========================================================
 
-Clips travel as uint8; every model normalises its own input.
+A sample is a set of named tensors. A video's is one clip, and clips travel as uint8: every model normalises its own
+input.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,8 +29,13 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from salt_toolkit.context import MethodContext
 from salt_toolkit.errors import PluginError
 from salt_toolkit.geometry import MaskCounts, TokenSpec
+from salt_toolkit.streams import LATENTS
+
+Label = int | float | Tensor
+"""The number of a class; or a number, or a vector of shape (dim,), to regress."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +44,18 @@ class Sample:
 
     Attributes:
         clip_id: Unique within the dataset, and the same on every machine.
-        tensors: Named tensors; a video's clip is ``"clip"``, uint8 of shape (frames, height, width,
-            channels), as decoders write it.
-        label: Class number, if there is one.
+        tensors: Named tensors, of the shapes and types that `DatasetConfig.sample_spec` declares; a video's clip is
+            ``"clip"``, uint8 of shape (frames, height, width, channels), as decoders write it.
+        label: The number of a class, or a number or vector to regress, if there is one.
         caption: Text, if there is one.
+        source: The file that it was read from, if it is one file.
     """
 
     clip_id: str
     tensors: Mapping[str, Tensor]
-    label: int | None = None
+    label: Label | None = None
     caption: str | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,15 @@ class ClipBatch:
     Attributes:
         clip_ids: One for each row.
         tensors: The samples' tensors, stacked, and what `Method.prepare` adds (such as masks).
-        labels: Class numbers, where every sample has one.
+        labels: Where every sample has one: class numbers as int64 of shape (batch,), or float32 of shape (batch,) or
+            (batch, dim).
+        captions: Where every sample has one.
     """
 
     clip_ids: tuple[str, ...]
     tensors: Mapping[str, Tensor]
-    labels: tuple[int, ...] | None = None
+    labels: Tensor | None = None
+    captions: tuple[str, ...] | None = None
 
     @property
     def clip(self) -> UInt8[Tensor, "batch channels frames height width"]:
@@ -75,7 +87,8 @@ class ClipBatch:
     def to(self, device: torch.device) -> ClipBatch:
         """The same batch on a device; the copy does not wait where memory is pinned."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
-        return replace(self, tensors=moved)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, tensors=moved, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,19 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class TableDataset(Dataset, Protocol):
+    """A dataset that reads many samples at once faster than one by one, such as a table."""
+
+    def read_many(self, indices: Sequence[int], view: int) -> ClipBatch:
+        """Reads one view of several samples, stacked in the order of the indices; each equals what `read` gives.
+
+        Raises:
+            BadClip: One of them cannot be used; they are then read one by one.
+        """
+        ...
+
+
 class Masker(ABC):
     """Chooses visible and target tokens for one clip at a time.
 
@@ -137,14 +163,22 @@ class Teacher(nn.Module, ABC):
     """A frozen model in evaluation mode; no parameter asks for a gradient.
 
     Attributes:
-        token_spec: Grid and width of the latents, equal to the config's answer.
+        token_spec: Grid and width of the latents, equal to the config's answer; of teachers that have such.
     """
 
     token_spec: TokenSpec
 
     @abstractmethod
-    def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
-        """The latents of whole clips; the same clip gives the same latents."""
+    def forward(self, batch: ClipBatch) -> Tensor | Mapping[str, Tensor]:
+        """What it says of whole samples: (batch, token, dim), or a tensor (batch, ...) for each of its streams.
+
+        The same sample gives the same numbers, whatever else is in the batch.
+        """
+
+    def outputs(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """`forward`, by the names of its config's streams."""
+        given = self(batch)
+        return {LATENTS: given} if isinstance(given, Tensor) else dict(given)
 
 
 class Student(nn.Module, ABC):
@@ -239,6 +273,7 @@ class Parts:
         predictor: Its output is as wide as all teachers together, in their order.
         masker: Chooses visible and target tokens.
         schedules: The schedules that the method's config names.
+        context: Samples and streams as the method's config sees them.
     """
 
     seed: int
@@ -249,6 +284,22 @@ class Parts:
     predictor: Predictor | None = None
     masker: Masker | None = None
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    context: MethodContext = field(default_factory=MethodContext)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn at a rate of their own.
+
+    Attributes:
+        parameters: Of modules that the method owns.
+        lr: Factor on the scheduled learning rate.
+        weight_decay: Factor on the scheduled weight decay. Parameters with one axis never decay.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr: float = 1.0
+    weight_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -271,7 +322,7 @@ class Method(nn.Module, ABC):
     ``method(batch)`` on the device.
 
     Attributes:
-        student: What the run is for; saved on its own at the end.
+        student: What the run is for, unless `exports` says otherwise.
         calibration_clips: Clips that `calibrate` wants; 0 for none.
     """
 
@@ -281,6 +332,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def owned_modules(self) -> Mapping[str, nn.Module]:
         """The modules whose state belongs to the run, by name: trained here, saved in checkpoints."""
+
+    def exports(self) -> Mapping[str, nn.Module]:
+        """The modules that a finished run leaves, each as ``<name>.safetensors``."""
+        return {"student": self.student}
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Parameters with rates of their own; all others that the method owns learn as the schedules say."""
+        return ()
 
     def prepare(self, batch: ClipBatch, *, epoch: int, step: int) -> ClipBatch:
         """Adds what the step needs and the host computes; pure, and runs ahead in another thread."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,6 +59,16 @@ class ClipSpec(BaseModel):
     def span(self) -> int:
         """Video frames from the clip's first to its last frame, both counted."""
         return (self.frames - 1) * self.stride + 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether chance decides which frames and which part of the picture a clip shows."""
+        return self.start == "random" or self.crop != "center" or self.flip
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide a clip's numbers, in plain values; not those without effect."""
+        idle = {"crop_scale", "crop_aspect"} if self.crop == "center" else set()
+        return self.model_dump(mode="json", exclude={"views", *idle})
 
     def for_evaluation(self) -> ClipSpec:
         """The same clip without chance: the middle of the video, the centre of the picture."""

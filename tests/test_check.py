@@ -109,7 +109,7 @@ def cost(registry, pytestconfig):
 
     def of(visible, target):
         predictor = recipe.predictor.config.cost(spec, spec, MaskCounts(visible, target))
-        return recipe.student.config.cost(recipe.clip, visible), predictor
+        return recipe.student.config.cost(recipe.inputs(), visible), predictor
 
     return of
 

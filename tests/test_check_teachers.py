@@ -70,7 +70,7 @@ def test_each_teacher_is_described_on_its_own_grid(load):
     report = check_recipe(recipe)
     assert report.findings == []
     coarse, fine = report.facts["teachers"]
-    identity = identify("pixels", recipe.teachings()[0].teacher.config, recipe.clip)
+    identity = identify("pixels", recipe.teachings()[0].teacher.config, recipe.inputs())
     assert coarse == {
         "name": "coarse",
         "weight": 2.0,

@@ -250,7 +250,7 @@ def test_a_student_that_cannot_teach_as_it_says_is_found(monkeypatch, build, con
 
 
 class Boastful(ProjectionConfig):
-    def cost(self, clip):
+    def cost(self, inputs):
         return Cost(parameters=1, forward_flops=1)
 
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit.assemble import build_dataset, build_method
 from salt_toolkit.check.recipe import check_recipe
-from salt_toolkit.data.loading import collate
+from salt_toolkit.context import video_inputs
+from salt_toolkit.data.samples import collate
 from salt_toolkit.flops import block_flops, block_parameters, linear_flops, linear_parameters, train_step_flops
 from salt_toolkit.geometry import ClipSpec, Cost, MaskCounts
 from salt_toolkit.recipe import load_recipe
@@ -144,7 +145,7 @@ def test_students_and_predictors_cost_the_published_figures(registry, size, visi
     # The figures are of a teacher of width 768, ViT-B's.
     teacher = type(spec)(spec.grid, 768)
     counts = MaskCounts(visible, TOKENS - visible)
-    encoder = student.cost(CLIP, visible)
+    encoder = student.cost(video_inputs(CLIP), visible)
     deep, shallow = (
         registry.get("predictor", "transformer").component.config(depth=depth).cost(spec, teacher, counts)
         for depth in (12, 6)
@@ -169,7 +170,7 @@ def test_students_have_the_published_number_of_parameters(registry, size, millio
     student = registry.get("student", "timm_vit").component.config(model=f"vit_{size}_patch16_224")
     # The published figures leave the table of positions out.
     positions = TOKENS * student.token_spec(CLIP).dim
-    assert (student.cost(CLIP, 392).parameters - positions) / 1e6 == pytest.approx(millions, abs=0.051)
+    assert (student.cost(video_inputs(CLIP), 392).parameters - positions) / 1e6 == pytest.approx(millions, abs=0.051)
 
 
 @pytest.mark.parametrize(
@@ -184,4 +185,4 @@ def test_students_have_the_published_number_of_parameters(registry, size, millio
 def test_teachers_cost_the_published_figures(registry, monkeypatch, tmp_path, name, gigaflops):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     teacher = registry.get("teacher", "videomae").component.config(checkpoint=f"MCG-NJU/videomae-{name}")
-    assert teacher.cost(CLIP).forward_flops / 1e9 == pytest.approx(gigaflops, abs=0.051)
+    assert teacher.cost(video_inputs(CLIP)).forward_flops / 1e9 == pytest.approx(gigaflops, abs=0.051)

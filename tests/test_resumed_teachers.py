@@ -87,7 +87,7 @@ def unfinish(loaded, **environment_values):
 
 
 def fingerprint(loaded):
-    return identify("videomae", loaded.teacher.config, loaded.clip).fingerprint
+    return identify("videomae", loaded.teacher.config, loaded.inputs()).fingerprint
 
 
 def test_a_downloaded_teacher_is_written_down_before_the_first_checkpoint(hub, recipe, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from salt_toolkit.assemble import build_dataset, build_method, build_teacher, build_teachers
-from salt_toolkit.data.loading import collate
+from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import RunError
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs.directory import RunDirectory, load_student

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from salt_toolkit import ClipSpec, GeometryError, MissingArtifact
+from salt_toolkit.context import video_inputs
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.errors import PluginError
 from salt_toolkit.geometry import Cost, Grid, TokenSpec
@@ -106,7 +107,7 @@ def test_layers_are_numbered_from_one_and_from_the_end(layer):
     config, numbers = LadderConfig(layer=layer), LAYERS[layer]
     assert config.layers(DEPTH) == numbers
     assert config.token_spec(CLIP) == TokenSpec(Grid(4, 2, 2), DIM * len(numbers))
-    assert config.cost(CLIP) == Cost(100 + 7 * max(numbers), 1000 + 70 * max(numbers), 500)
+    assert config.cost(video_inputs(CLIP)) == Cost(100 + 7 * max(numbers), 1000 + 70 * max(numbers), 500)
     first = latents_of(layer=1, norm="none")
     several = np.split(latents_of(layer=layer, norm="none"), len(numbers), axis=-1)
     for number, part in zip(numbers, several, strict=True):
@@ -234,7 +235,7 @@ def weights(tmp_path):
 
 
 def fingerprint(file: Path, clip: ClipSpec = CLIP, **settings) -> str:
-    return identify("ladder", LadderConfig(file=str(file), **settings), clip).fingerprint
+    return identify("ladder", LadderConfig(file=str(file), **settings), video_inputs(clip)).fingerprint
 
 
 def test_equal_meanings_have_equal_identities(weights, tmp_path):
@@ -270,16 +271,17 @@ def test_every_difference_is_another_identity(weights, tmp_path):
     found = {fingerprint(weights, **settings) for settings in said}
     weights.write_bytes(b"some weightz")
     found.add(fingerprint(weights))
-    found.add(identify("snake", LadderConfig(file=str(weights)), CLIP).fingerprint)
+    found.add(identify("snake", LadderConfig(file=str(weights)), video_inputs(CLIP)).fingerprint)
     found |= {
-        identify("ladder", LadderConfig(weights=weights), CLIP).fingerprint for weights in ("checkpoint", "random")
+        identify("ladder", LadderConfig(weights=weights), video_inputs(CLIP)).fingerprint
+        for weights in ("checkpoint", "random")
     }
     assert len(found) == len(said) + 4 - 1  # random weights read no file
     assert all(len(name) == 16 and int(name, 16) >= 0 for name in found)
 
 
 def test_an_identity_is_plain_values_with_the_digests_of_the_weights(weights):
-    identity = identify("ladder", LadderConfig(file=str(weights), layer=(1, -1)), CLIP)
+    identity = identify("ladder", LadderConfig(file=str(weights), layer=(1, -1)), video_inputs(CLIP))
     assert identity.fields["teacher"] == "ladder"
     assert identity.fields["config"]["layers"] == [1, 4]
     assert identity.fields["config"]["norm"] == "own_layer"
@@ -288,7 +290,7 @@ def test_an_identity_is_plain_values_with_the_digests_of_the_weights(weights):
         "frames": 4, "size": 8, "mean": list(IMAGENET[0]), "std": list(IMAGENET[1])
     }  # fmt: skip
     assert str(weights) not in str(identity.fields)
-    assert identify("ladder", LadderConfig(weights="random"), CLIP).fields["weights"] == "none"
+    assert identify("ladder", LadderConfig(weights="random"), video_inputs(CLIP)).fields["weights"] == "none"
     # The order in which fields were written does not matter, and the number is the same on every machine.
     assert TeacherIdentity(dict(reversed(identity.fields.items()))).fingerprint == identity.fingerprint
     expected = hashlib.sha256(b'{"a":[1,2],"b":"\xc3\xa9"}').hexdigest()[:16]

@@ -25,8 +25,8 @@ from salt_toolkit.cache.rows import latents_name
 from salt_toolkit.cache.work import CacheWork, missing_clips
 from salt_toolkit.cache.writing import Counts
 from salt_toolkit.contracts import Dataset, Sample
-from salt_toolkit.data.loading import collate
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import BadClip, CacheError, DataError, RecipeError
 from salt_toolkit.errors import Problem as RecipeProblem
 from salt_toolkit.recipe import CacheSection, Recipe

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from salt_toolkit.context import Inputs
 from salt_toolkit.errors import MissingArtifact
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.recipe import CacheSection, Recipe, Teaching
@@ -45,15 +46,21 @@ def cache_identity(
         MissingArtifact: A teacher's weights are not on this machine.
     """
     dataset = recipe.dataset
+    inputs = recipe.inputs(clip)
+    about = dict(dataset.config.identity(inputs))
+    seed = {"seed": about.pop("seed")} if "seed" in about else {}
+    about.pop("clip", None)
     ids = hashlib.sha256(json.dumps(list(clip_ids), ensure_ascii=False).encode("utf-8", "surrogateescape")).hexdigest()
     return {
-        "teachers": {t.name: _teacher(t, clip, forgive_missing=forgive_missing) for t in recipe.teachings()},
+        "teachers": {
+            t.name: _teacher(t, recipe.inputs(clip), forgive_missing=forgive_missing) for t in recipe.teachings()
+        },
         "clip": _views(clip),
-        **_seed(recipe, clip),
+        **seed,
         "dataset": {
             "use": dataset.use,
             "split": split,
-            **dataset.config.identity(),
+            **about,
             "num_clips": len(clip_ids),
             "ids": f"sha256:{ids}",
         },
@@ -74,10 +81,10 @@ def require_comparable(directory: Path | str, found: Mapping[str, Any], wanted: 
     require_same(directory, {**found, "teachers": known}, wanted)
 
 
-def _teacher(teaching: Teaching, clip: ClipSpec, *, forgive_missing: bool) -> dict[str, Any]:
+def _teacher(teaching: Teaching, inputs: Inputs, *, forgive_missing: bool) -> dict[str, Any]:
     try:
-        identity = identify(teaching.teacher.use, teaching.teacher.config, clip)
-        spec = teaching.teacher.config.token_spec(clip)
+        identity = identify(teaching.teacher.use, teaching.teacher.config, inputs)
+        spec = teaching.teacher.config.token_spec(inputs.video)
     except MissingArtifact:
         if forgive_missing:
             return {}
@@ -90,9 +97,3 @@ def _views(clip: ClipSpec) -> dict[str, Any]:
     """The clip's section without settings that have no effect."""
     values = clip.model_dump(mode="json")
     return {name: values[name] for name in values if clip.crop != "center" or name not in ("crop_scale", "crop_aspect")}
-
-
-def _seed(recipe: Recipe, clip: ClipSpec) -> dict[str, int]:
-    """The run's seed, where it decides what clips look like."""
-    chance = clip.start == "random" or clip.crop != "center" or clip.flip
-    return {"seed": recipe.run.seed} if chance or recipe.dataset.config.seed_makes_clips else {}

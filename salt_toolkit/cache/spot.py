@@ -11,7 +11,7 @@ import torch
 from salt_toolkit.assemble import build_dataset, build_teacher
 from salt_toolkit.cache.codec import LatentCodec, error_of
 from salt_toolkit.cache.rows import CachedRows, latents_name
-from salt_toolkit.data.loading import collate
+from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import BadClip
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.machine import Machine

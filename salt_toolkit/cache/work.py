@@ -17,8 +17,9 @@ from pathlib import Path
 from salt_toolkit.cache.encoder import ClipEncoder
 from salt_toolkit.cache.writing import Counts, EncodedBatch, WritingThread
 from salt_toolkit.contracts import Dataset, Sample
-from salt_toolkit.data.loading import collate, unreadable
+from salt_toolkit.data.loading import unreadable
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.samples import collate, plain_label
 from salt_toolkit.errors import BadClip, SaltError
 from salt_toolkit.store.index import CacheIndex
 from salt_toolkit.store.manifest import Manifest, shard_path
@@ -202,7 +203,10 @@ class CacheWork:
         if self.encoder.device.type == "cuda":
             clips = clips.with_tensors(**{name: tensor.pin_memory() for name, tensor in clips.tensors.items()})
         tensors, finite = self.encoder.encode(clips)
-        rows = [Row(sample.clip_id, shard.view, index, sample.label, sample.caption) for shard, index, sample in batch]
+        rows = [
+            Row(sample.clip_id, shard.view, index, plain_label(sample.label), sample.caption)
+            for shard, index, sample in batch
+        ]
         writing.put(EncodedBatch.to_host([shard for shard, _, _ in batch], rows, tensors, finite))
         batch.clear()
         self.told(self.counts)

@@ -55,7 +55,7 @@ def _teacher(recipe: Recipe, teaching: Teaching) -> Iterator[str]:
         teacher = assemble.build_teacher(recipe, teaching)
         latents = teacher(_batch(recipe))
     yield from _compare_shape(latents, (1, expected.grid.num_tokens, expected.dim))
-    yield from _compare_parameters(teacher, config.cost(recipe.clip))
+    yield from _compare_parameters(teacher, config.cost(recipe.inputs()))
 
 
 def _student(recipe: Recipe) -> Iterator[str]:
@@ -65,7 +65,7 @@ def _student(recipe: Recipe) -> Iterator[str]:
         student = assemble.build_student(recipe)
         tokens = student(_batch(recipe), torch.zeros(1, counts.visible, dtype=torch.int64))
     yield from _compare_shape(tokens, (1, counts.visible, expected.dim))
-    yield from _compare_parameters(student, recipe.student.config.cost(recipe.clip, counts.visible))
+    yield from _compare_parameters(student, recipe.student.config.cost(recipe.inputs(), counts.visible))
 
 
 def _predictor(recipe: Recipe) -> Iterator[str]:

@@ -129,7 +129,7 @@ def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | 
     if recipe.student:
         _note_terms(report, "student", _answer(report, "student", recipe.student.config.card, ModelCard))
     if recipe.student and counts:
-        cost = _answer(report, "student", partial(recipe.student.config.cost, recipe.clip, counts.visible), Cost)
+        cost = _answer(report, "student", partial(recipe.student.config.cost, recipe.inputs(), counts.visible), Cost)
         costs["student"] = cost.times(passes) if cost else None
     if recipe.predictor and student and teacher and counts:
         cost = _answer(report, "predictor", partial(recipe.predictor.config.cost, student, teacher, counts), Cost)
@@ -144,8 +144,8 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
     for teaching in recipe.teachings():
         use, config, key = teaching.teacher.use, teaching.teacher.config, teaching.key
         spec = tokens.teachers[teaching.name]
-        cost = _answer(report, key, partial(config.cost, recipe.clip), Cost)
-        identity = _answer(report, key, partial(identify, use, config, recipe.clip))
+        cost = _answer(report, key, partial(config.cost, recipe.inputs()), Cost)
+        identity = _answer(report, key, partial(identify, use, config, recipe.inputs()))
         card = _answer(report, key, config.card, ModelCard)
         resampled = spec.grid != tokens.student.grid if spec and tokens.student else None
         rows.append(

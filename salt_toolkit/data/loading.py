@@ -10,19 +10,19 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from salt_toolkit.contracts import ClipBatch, Dataset, Sample
 from salt_toolkit.data.memory import BatchMemory, MemoryRing, Slot
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.samples import batch_of
 from salt_toolkit.errors import BadClip, DataError, SaltError, explain
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.seeding import generator_for
@@ -31,16 +31,6 @@ Prepare = Callable[[ClipBatch, Place], ClipBatch]
 
 NUM_TOLD = 2
 """Bad clips that are told of by name where all are bad."""
-
-
-def collate(samples: Sequence[Sample]) -> ClipBatch:
-    """Stacks samples; all of them must have the same names, shapes and types of tensors."""
-    labels = [sample.label for sample in samples]
-    return ClipBatch(
-        clip_ids=tuple(sample.clip_id for sample in samples),
-        tensors={name: torch.stack([sample.tensors[name] for sample in samples]) for name in samples[0].tensors},
-        labels=None if None in labels else tuple(label for label in labels if label is not None),
-    )
 
 
 def unreadable(clip_id: str, error: BaseException) -> DataError:
@@ -302,12 +292,7 @@ class BatchLoader:
         names = set(samples[0].tensors)
         if any(set(sample.tensors) != names for sample in samples):
             raise DataError(f"the samples {[sample.clip_id for sample in samples]} have not the same tensors")
-        labels = [sample.label for sample in samples]
-        batch = ClipBatch(
-            clip_ids=tuple(sample.clip_id for sample in samples),
-            tensors={name: reading.memory.tensors[name] for name in samples[0].tensors},
-            labels=None if None in labels else tuple(label for label in labels if label is not None),
-        )
+        batch = batch_of(samples, {name: reading.memory.tensors[name] for name in samples[0].tensors})
         prepared = self._prepare(batch, reading.place)
         if self._pin_memory:
             added = {name: tensor for name, tensor in prepared.tensors.items() if not tensor.is_pinned()}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from salt_toolkit.contracts import ClipBatch, Dataset, Student
-from salt_toolkit.data.loading import collate
+from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import BadClip, DataError
 
 Encoder = Callable[[ClipBatch], Float[Tensor, "batch dim"]]
@@ -19,10 +19,10 @@ Encoder = Callable[[ClipBatch], Float[Tensor, "batch dim"]]
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features of the readable clips of a dataset, with their labels."""
+    """Features of the readable clips of a dataset, with their labels: (clips,) or (clips, dim)."""
 
     features: Float[np.ndarray, "clips dim"]
-    labels: Int64[np.ndarray, " clips"]
+    labels: np.ndarray
 
 
 def mean_of_tokens(student: Student) -> Encoder:
@@ -54,20 +54,17 @@ def labelled_features(
         DataError: A sample has no label, or no clip is readable.
     """
     features: dict[str, list[np.ndarray]] = {name: [] for name in encoders}
-    labels: list[int] = []
+    labels: list[np.ndarray] = []
     for batch in _batches(dataset, batch_size):
         if batch.labels is None:
             raise DataError(f"clips such as {batch.clip_ids[0]!r} have no label; probes need one for every clip")
-        labels.extend(batch.labels)
+        labels.append(batch.labels.numpy())
         with torch.inference_mode():
             for name, encoder in encoders.items():
                 features[name].append(encoder(batch).numpy())
     if not labels:
         raise DataError("no clip of the dataset is readable")
-    return {
-        name: LabelledFeatures(np.concatenate(parts), np.asarray(labels, dtype=np.int64))
-        for name, parts in features.items()
-    }
+    return {name: LabelledFeatures(np.concatenate(parts), np.concatenate(labels)) for name, parts in features.items()}
 
 
 def _batches(dataset: Dataset, batch_size: int) -> Iterator[ClipBatch]:

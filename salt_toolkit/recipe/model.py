@@ -22,6 +22,7 @@ from salt_toolkit.component import (
     StudentConfig,
     TeacherConfig,
 )
+from salt_toolkit.context import Inputs
 from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.kinds import asked_for
 from salt_toolkit.recipe.layers import TEACHER_NAME
@@ -254,6 +255,18 @@ class Recipe:
     masker: Selected[MaskerConfig] | None = None
     objective: Selected[ObjectiveConfig] | None = None
     schedules: Mapping[str, Selected[ScheduleConfig]] = field(default_factory=dict)
+
+    def inputs(self, clip: ClipSpec | None = None) -> Inputs:
+        """What reaches the components.
+
+        Args:
+            clip: Another clip than the recipe's own, such as ``clip.for_evaluation()``.
+
+        Raises:
+            GeometryError: The data set cuts clips, and the recipe has no ``[clip]``.
+        """
+        clip = clip or self.clip
+        return Inputs(self.dataset.config.sample_spec(clip), clip, self.run.seed)
 
     def teachings(self) -> tuple[Teaching, ...]:
         """The recipe's teachers with their objectives; ``[teacher]`` alone is one called "teacher"."""

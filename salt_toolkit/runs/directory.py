@@ -156,7 +156,7 @@ def check_student(directory: str | Path) -> None:
     shapes = tensor_shapes(weights)
     trained = read_environment(directory).get("student_layout")
     if trained is None:  # a run of an earlier version: at least its parameters have to be there
-        cost = recipe.student.config.cost(recipe.clip, 1) if recipe.student else None
+        cost = recipe.student.config.cost(recipe.inputs(), 1) if recipe.student else None
         other = cost is not None and sum(math.prod(shape) for shape in shapes.values()) < cost.parameters
     else:
         other = trained != student_layout(shapes)

@@ -57,7 +57,7 @@ def _card(config: TeacherConfig | StudentConfig) -> dict[str, str] | None:
 def _fingerprint(recipe: Recipe, teaching: Teaching) -> str | None:
     """Of a teacher whose weights are here; a run from a cache needs none."""
     try:
-        return identify(teaching.teacher.use, teaching.teacher.config, recipe.clip).fingerprint
+        return identify(teaching.teacher.use, teaching.teacher.config, recipe.inputs()).fingerprint
     except MissingArtifact:
         return None
 

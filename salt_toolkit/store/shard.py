@@ -87,7 +87,7 @@ class Row:
     clip_id: str
     view: int
     index: int
-    label: int | None = None
+    label: Any = None
     caption: str | None = None
     checksums: tuple[int, ...] = ()
 

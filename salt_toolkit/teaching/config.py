@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from salt_toolkit.component import TeacherConfig, unanswered
+from salt_toolkit.context import Inputs
 from salt_toolkit.errors import GeometryError
 from salt_toolkit.geometry import ClipSpec, Cost, Grid, TokenSpec
 
@@ -129,9 +130,9 @@ class EncoderConfig(LayersConfig):
         num_layers = len(self.layers(spec.depth)) if self.join == "concat" else 1
         return TokenSpec(spec.grid, spec.dim * (1 + spec.beside) * num_layers)
 
-    def cost(self, clip: ClipSpec) -> Cost | None:
+    def cost(self, inputs: Inputs) -> Cost | None:
         """The encoder up to the last block that is used; later ones are dropped."""
-        spec = self.encoder_spec(clip)
+        spec = self.encoder_spec(inputs.video)
         num_blocks = max(self.layers(spec.depth))
         return Cost(
             parameters=spec.around.parameters + num_blocks * spec.block.parameters,
@@ -139,9 +140,9 @@ class EncoderConfig(LayersConfig):
             input_flops=spec.around.input_flops,
         )
 
-    def identity(self, clip: ClipSpec) -> Mapping[str, Any]:
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
         """All that decides the latents besides the weights; the same for two ways to say the same."""
-        spec = self.encoder_spec(clip)
+        spec = self.encoder_spec(inputs.video)
         layers: Sequence[int] = self.layers(spec.depth)
         return {
             "architecture": dict(spec.architecture),

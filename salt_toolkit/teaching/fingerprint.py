@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from salt_toolkit.component import TeacherConfig
-from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.context import Inputs
 from salt_toolkit.weights.locate import file_digest
 
 FORMAT = 1
@@ -33,19 +33,19 @@ class TeacherIdentity:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def identify(component: str, config: TeacherConfig, clip: ClipSpec) -> TeacherIdentity:
+def identify(component: str, config: TeacherConfig, inputs: Inputs) -> TeacherIdentity:
     """Finds out who a teacher is.
 
     Args:
         component: Its name, as recipes write it.
         config: Its config.
-        clip: The clips that it sees.
+        inputs: The samples that it sees.
 
     Raises:
         TypeError: Its config's answer is more than plain values.
         MissingArtifact: Its weights are not on this machine.
         CheckpointError: They are not what they should be.
-        GeometryError: The clip does not fit.
+        GeometryError: The samples do not fit.
     """
     for missing in config.missing():
         raise missing
@@ -53,7 +53,7 @@ def identify(component: str, config: TeacherConfig, clip: ClipSpec) -> TeacherId
         {
             "format": FORMAT,
             "teacher": component,
-            "config": dict(config.identity(clip)),
+            "config": dict(config.identity(inputs)),
             "weights": [f"sha256:{file_digest(file)}" for file in config.weight_files()] or "none",
         }
     )

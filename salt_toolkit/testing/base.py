@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import tomli_w
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit.component import Component
+from salt_toolkit.context import Inputs, MethodContext, video_inputs
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.geometry import ClipSpec, Cost
 from salt_toolkit.registry import Registry
@@ -76,6 +77,11 @@ class ComponentContract:
         """The settings, validated as a recipe's are."""
         return self.component.config.model_validate_json(json.dumps(self.settings))
 
+    @property
+    def inputs(self) -> Inputs:
+        """What reaches the component."""
+        return video_inputs(self.clip)
+
     def test_the_summary_is_one_line(self) -> None:
         """`salt plugins` prints it."""
         summary = self.component.summary
@@ -113,6 +119,8 @@ class ComponentContract:
             "kind": self.kind,
             "section": dict(self.section),
             "clip": self.clip.model_dump(mode="json"),
+            "inputs": plain(self.inputs),
+            "context": plain(MethodContext(self.inputs)),
             "visible": counts["visible"],
             "counts": counts,
             "drawn": counts,
@@ -132,6 +140,11 @@ class ComponentContract:
         came = json.loads(done.stdout.splitlines()[-1])
         listed = "; ".join(f"at {question} came {', '.join(heavy)}" for question, heavy in came.items())
         promise(not came, f"a plugin imports heavy libraries inside build only, and never for `salt check`; {listed}")
+
+
+def plain(value: Any) -> Any:
+    """A light dataclass in plain values, as another interpreter can read it."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
 def expect_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, TypeAdapter
 
 from salt_toolkit.component import Component
-from salt_toolkit.errors import MissingArtifact, SaltError
+from salt_toolkit.errors import GeometryError, MissingArtifact, SaltError
 from salt_toolkit.kinds import Kind, asked_for
 from salt_toolkit.registry import Registry
 
@@ -57,10 +57,12 @@ def questions(kind: Kind, component: Component, config: Any, given: Mapping[str,
 
 def _methods(base: type[Any]) -> Iterator[tuple[str, Any]]:
     """The public methods of a base of configs, without those of pydantic."""
+    known: set[str] = set()
     for owner in base.__mro__[: base.__mro__.index(BaseModel)]:
         for name, found in vars(owner).items():
             function = found.__func__ if isinstance(found, classmethod) else found
-            if not name.startswith("_") and inspect.isfunction(function):
+            if not name.startswith("_") and inspect.isfunction(function) and name not in known:
+                known.add(name)
                 yield name, function
 
 
@@ -91,7 +93,8 @@ def main(given: Mapping[str, Any]) -> dict[str, list[str]]:
     config = component.config.model_validate_json(json.dumps(section))
     note("the config's validation")
     for name, question in questions(kind, component, config, given):
-        with suppress(MissingArtifact):  # an answer too: it lies in a file that is not there
+        # Answers, too: it lies in a file that is not there, or the question does not fit the component.
+        with suppress(MissingArtifact, GeometryError):
             question()
         note(name)
     return came

@@ -65,7 +65,7 @@ class TeacherContract(ComponentContract):
         teacher = self.build()
         with FlopCounterMode(display=False) as counter:
             teacher(random_batch(self.clip, 1))
-        expect_cost(teacher, self.config.cost(self.clip), counter)
+        expect_cost(teacher, self.config.cost(self.inputs), counter)
 
 
 class StudentContract(ComponentContract):
@@ -153,7 +153,7 @@ class StudentContract(ComponentContract):
         student, visible = self.build(), random_mask(self.spec.grid).visible[:1]
         with FlopCounterMode(display=False) as counter:
             student(random_batch(self.clip, 1), visible)
-        expect_cost(student, self.config.cost(self.clip, visible.shape[1]), counter)
+        expect_cost(student, self.config.cost(self.inputs, visible.shape[1]), counter)
 
 
 class PredictorContract(ComponentContract):

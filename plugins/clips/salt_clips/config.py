@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from salt_clips.listing import Delimiter, Listing, count_file, count_folder, list_file, list_folder
 from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
 from salt_toolkit.component import DatasetConfig
+from salt_toolkit.context import Inputs
 from salt_toolkit.errors import MissingArtifact
 from salt_toolkit.store.places import open_store
 from salt_toolkit.video.opening import DecoderName
@@ -22,15 +23,13 @@ SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "test")
 class VideoConfig(DatasetConfig):
     """What every data set of videos has."""
 
-    seed_makes_clips: ClassVar[bool] = False
-
     decoder: DecoderName = Field(
         "pyav", description="Library that decodes; decord returns wrong frames on AVI, TS, edit lists and open GOPs."
     )
 
-    def identity(self) -> Mapping[str, Any]:
-        """The decoder; where the videos lie does not matter."""
-        return {"decoder": self.decoder}
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
+        """The decoder and the clip, and the seed where views are drawn; where the videos lie does not matter."""
+        return {"decoder": self.decoder, **drawn_views(inputs)}
 
     def listing(self) -> Listing:
         """All videos of the split.
@@ -193,7 +192,7 @@ def _no_folder(key: str, folder: Path) -> MissingArtifact:
 class CachedConfig(DatasetConfig):
     """A latent cache that holds its clips: no video is needed."""
 
-    seed_makes_clips: ClassVar[bool] = False
+    movable: ClassVar[tuple[str, ...]] = ("dir",)
 
     dir: str = Field(description="Directory or URL of one split's cache, made with cache.frames = true.")
 
@@ -208,6 +207,12 @@ class CachedConfig(DatasetConfig):
         """As its manifest says."""
         return None if self.missing() else open_store(self.dir).manifest().num_clips
 
-    def identity(self) -> Mapping[str, Any]:
-        """A cache is compared with itself."""
-        return {}
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
+        """The views; everything else of a cache is compared with itself."""
+        return drawn_views(inputs)
+
+
+def drawn_views(inputs: Inputs) -> dict[str, Any]:
+    """What decides which part of a stored video a clip shows; the seed counts where that is drawn."""
+    seed = {"seed": inputs.seed} if inputs.video.draws else {}
+    return {"clip": inputs.video.identity(), **seed}

@@ -13,6 +13,7 @@ from salt_toolkit import (
     Cost,
     GeometryError,
     Grid,
+    Inputs,
     MissingArtifact,
     ModelCard,
     SaltError,
@@ -45,7 +46,7 @@ class PixelsConfig(TeacherConfig):
         grid = Grid.of(clip, tubelet=self.tubelet, patch=self.patch)
         return TokenSpec(grid, CHANNELS * self.tubelet * self.patch**2)
 
-    def cost(self, clip: ClipSpec) -> Cost:
+    def cost(self, inputs: Inputs) -> Cost:
         """Cutting up pixels takes no matrix product."""
         return Cost(parameters=0, forward_flops=0)
 
@@ -99,25 +100,25 @@ class RunConfig(LayersConfig):
         num_joined = len(self.blocks() or (1,)) if self.join == "concat" else 1
         return TokenSpec(spec.grid, spec.dim * num_joined)
 
-    def cost(self, clip: ClipSpec) -> Cost | None:
+    def cost(self, inputs: Inputs) -> Cost | None:
         """That student's cost with every token visible, up to the last block that is used; later ones are dropped."""
         recipe = run_recipe(self.path)
         blocks = self.blocks()
         student = _student(recipe, self.path).config.structure(max(blocks) if blocks else None)
-        return student.cost(recipe.clip, student.token_spec(recipe.clip).grid.num_tokens)
+        return student.cost(recipe.inputs(), student.token_spec(recipe.clip).grid.num_tokens)
 
     def weight_files(self) -> Sequence[Path]:
         """The finished student."""
         return () if self.missing() else (find_student(self.path),)
 
-    def identity(self, clip: ClipSpec) -> Mapping[str, Any]:
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
         """What the student is and sees, and what is taken of it; not where the run lies."""
         recipe = run_recipe(self.path)
         student = _student(recipe, self.path)
         blocks = self.blocks()
         taken = {"layers": list(blocks), "join": self.join if len(blocks) > 1 else "concat"} if blocks else {}
         return {
-            "student": {"use": student.use, **student.config.identity()},
+            "student": {"use": student.use, **student.config.identity(recipe.inputs())},
             **taken,
             "norm": self.norm,
             "preprocessing": {"frames": recipe.clip.frames, "size": recipe.clip.size},

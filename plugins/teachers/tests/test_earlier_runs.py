@@ -18,6 +18,7 @@ from teaching_runs import CLIP, RECIPE, change_environment, load, taught_by, tra
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, MissingArtifact, ModelCard
 from salt_toolkit.check.deep import check_built
 from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.context import video_inputs
 from salt_toolkit.runs.directory import load_student, stored_cards
 from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import TeacherContract, random_batch
@@ -123,7 +124,7 @@ def test_a_student_that_does_not_fit_is_told_in_our_words(first_run, deep_run, t
 
 
 def fingerprint(path, **settings):
-    return identify("run", RunConfig(path=str(path), **settings), CLIP).fingerprint
+    return identify("run", RunConfig(path=str(path), **settings), video_inputs(CLIP)).fingerprint
 
 
 def test_what_mattered_in_training_alone_does_not_change_who_it_is(first_run, tmp_path):
@@ -187,7 +188,7 @@ def test_layers_are_the_students_blocks(deep_run, norm):
 def test_layers_are_part_of_who_it_is_and_the_last_is_the_default(deep_run):
     default = fingerprint(deep_run)
     assert {fingerprint(deep_run, layer=layer) for layer in ("last", 3, -1, (3,), (-1,))} == {default}
-    assert "layers" not in identify("run", RunConfig(path=str(deep_run)), CLIP).fields["config"]
+    assert "layers" not in identify("run", RunConfig(path=str(deep_run)), video_inputs(CLIP)).fields["config"]
     others = [{"layer": 1}, {"layer": (1, 2)}, {"layer": (2, 1)}, {"layer": (1, 2), "join": "mean"}]
     assert len({default, *(fingerprint(deep_run, **settings) for settings in others)}) == 5
     assert fingerprint(deep_run, layer=-3) == fingerprint(deep_run, layer=1)

@@ -14,6 +14,7 @@ from teaching_runs import CLIP, RECIPE
 
 from salt_toolkit import CheckpointError, ClipSpec, MissingArtifact, ModelCard
 from salt_toolkit.assemble import build_teachers
+from salt_toolkit.context import video_inputs
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.recipe import load_recipe
@@ -71,7 +72,7 @@ def test_an_earlier_run_teaches_with_its_students_tokens(first_run):
     assert not teacher.training
     assert not latents.requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert config.cost(CLIP).parameters == sum(parameter.numel() for parameter in teacher.parameters())
+    assert config.cost(video_inputs(CLIP)).parameters == sum(parameter.numel() for parameter in teacher.parameters())
 
 
 class TestRun(TeacherContract):
@@ -91,7 +92,7 @@ def test_the_run_decides_what_its_student_sees(first_run, clip):
     """Any clip becomes the run's four frames of 16 pixels, and gives the run's grid at the run's cost."""
     config, batch = RunConfig(path=str(first_run)), random_batch(clip)
     assert config.token_spec(clip) == TokenSpec(Grid(2, 2, 2), 24)
-    assert config.cost(clip) == config.cost(CLIP)
+    assert config.cost(video_inputs(clip)) == config.cost(video_inputs(CLIP))
     fitted = fit_clip(batch.clip, frames=4, size=16).permute(0, 2, 3, 4, 1)
     with torch.no_grad():
         expected = load_student(first_run)(ClipBatch(batch.clip_ids, {"clip": fitted}))
@@ -128,7 +129,7 @@ def test_the_layer_norm_has_no_weights(first_run, tmp_path):
 
 
 def fingerprint(path, clip=CLIP, **settings):
-    return identify("run", RunConfig(path=str(path), **settings), clip).fingerprint
+    return identify("run", RunConfig(path=str(path), **settings), video_inputs(clip)).fingerprint
 
 
 def test_a_run_is_the_same_teacher_wherever_it_lies(first_run, tmp_path, monkeypatch):
@@ -137,7 +138,7 @@ def test_a_run_is_the_same_teacher_wherever_it_lies(first_run, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert fingerprint("elsewhere") == fingerprint("./elsewhere/") == fingerprint(first_run)
     assert fingerprint(copy, ClipSpec(frames=8, size=32)) == fingerprint(first_run)  # it sees its own clip
-    fields = identify("run", RunConfig(path="elsewhere"), CLIP).fields
+    fields = identify("run", RunConfig(path="elsewhere"), video_inputs(CLIP)).fields
     assert "elsewhere" not in str(fields)
     assert "pixels" not in str(fields)  # what its own teacher was is in its weights
     assert fields["config"]["preprocessing"] == {"frames": 4, "size": 16}
@@ -168,12 +169,14 @@ def test_another_run_is_another_teacher(first_run, tmp_path):
 
 def test_the_identity_of_pixels_is_their_cut_and_norm():
     fingerprints = {
-        identify("pixels", PixelsConfig(**settings), CLIP).fingerprint
+        identify("pixels", PixelsConfig(**settings), video_inputs(CLIP)).fingerprint
         for settings in ({"patch": 8}, {"patch": 8, "norm": "clip"}, {"patch": 4}, {"patch": 8, "tubelet": 4})
     }
     assert len(fingerprints) == 4
-    assert identify("pixels", PixelsConfig(patch=8), CLIP) == identify("pixels", PixelsConfig(patch=8, tubelet=2), CLIP)
-    assert identify("pixels", PixelsConfig(), CLIP).fields["weights"] == "none"
+    assert identify("pixels", PixelsConfig(patch=8), video_inputs(CLIP)) == identify(
+        "pixels", PixelsConfig(patch=8, tubelet=2), video_inputs(CLIP)
+    )
+    assert identify("pixels", PixelsConfig(), video_inputs(CLIP)).fields["weights"] == "none"
     assert PixelsConfig().card() is None
 
 

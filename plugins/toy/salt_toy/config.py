@@ -12,6 +12,7 @@ from salt_toolkit import (
     DatasetConfig,
     GeometryError,
     Grid,
+    Inputs,
     MaskCounts,
     MaskerConfig,
     MethodConfig,
@@ -37,11 +38,11 @@ class ProjectionConfig(TeacherConfig):
         """See `TeacherConfig`."""
         return TokenSpec(Grid.of(clip, tubelet=self.tubelet, patch=self.patch), self.dim)
 
-    def cost(self, clip: ClipSpec) -> Cost:
+    def cost(self, inputs: Inputs) -> Cost:
         """One Linear layer over all tokens."""
-        spec, inputs = self.token_spec(clip), self.tubelet * self.patch**2 * 3
-        flops = linear_flops(spec.grid.num_tokens, inputs, self.dim)
-        return Cost(parameters=linear_parameters(inputs, self.dim), forward_flops=flops, input_flops=flops)
+        spec, numbers = self.token_spec(inputs.video), self.tubelet * self.patch**2 * 3
+        flops = linear_flops(spec.grid.num_tokens, numbers, self.dim)
+        return Cost(parameters=linear_parameters(numbers, self.dim), forward_flops=flops, input_flops=flops)
 
 
 class MixerConfig(StudentConfig):
@@ -55,16 +56,16 @@ class MixerConfig(StudentConfig):
         """See `StudentConfig`."""
         return TokenSpec(Grid.of(clip, tubelet=self.tubelet, patch=self.patch), self.dim)
 
-    def cost(self, clip: ClipSpec, visible: int) -> Cost:
+    def cost(self, inputs: Inputs, visible: int) -> Cost:
         """Two Linear layers over the visible tokens; the positions only add."""
-        inputs = self.tubelet * self.patch**2 * 3
-        positions = self.token_spec(clip).grid.num_tokens * self.dim
-        embedding = linear_flops(visible, inputs, self.dim)
+        numbers = self.tubelet * self.patch**2 * 3
+        positions = self.token_spec(inputs.video).grid.num_tokens * self.dim
+        embedding = linear_flops(visible, numbers, self.dim)
         return Cost(
-            parameters=linear_parameters(inputs, self.dim) + positions + linear_parameters(self.dim, self.dim),
+            parameters=linear_parameters(numbers, self.dim) + positions + linear_parameters(self.dim, self.dim),
             forward_flops=embedding + linear_flops(visible, self.dim, self.dim),
             input_flops=embedding,
-            activations=visible * (inputs + 3 * self.dim),
+            activations=visible * (numbers + 3 * self.dim),
         )
 
 

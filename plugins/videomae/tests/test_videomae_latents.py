@@ -19,6 +19,7 @@ from videomae_files import (
 from videomae_reference import Reference, layer_norm, token_error
 
 from salt_toolkit import ClipSpec, GeometryError
+from salt_toolkit.context import video_inputs
 from salt_toolkit.teaching.alignment import fit_clip
 from salt_toolkit.testing import random_batch
 
@@ -121,7 +122,9 @@ def test_blocks_behind_the_last_wanted_are_dropped(tmp_path):
         config = config_of(path, layer=layer)
         teacher = build_videomae(config, clip=CLIP)
         assert len(teacher.encoder.blocks) == num_blocks
-        assert config.cost(CLIP).parameters == sum(parameter.numel() for parameter in teacher.parameters())
+        assert config.cost(video_inputs(CLIP)).parameters == sum(
+            parameter.numel() for parameter in teacher.parameters()
+        )
 
 
 @pytest.mark.parametrize("clip", [ClipSpec(frames=8), ClipSpec(size=96), ClipSpec(frames=24, size=256)])

@@ -20,6 +20,7 @@ from videomae_files import (
 )
 
 from salt_toolkit import CheckpointError, ClipSpec
+from salt_toolkit.context import video_inputs
 
 CLIP = ClipSpec()
 GIANT = Shape(1408, 40, 16, 6144, 14, own_norm="fc_norm")
@@ -170,4 +171,4 @@ def test_an_encoder_made_without_biases_is_counted_without_them(tmp_path, settin
     (path / "config.json").write_text(json.dumps({**stored, setting: False}))
     config = VideoMAEConfig(checkpoint=str(path))
     teacher = build_videomae(config, clip=CLIP)
-    assert config.cost(CLIP).parameters == sum(parameter.numel() for parameter in teacher.parameters())
+    assert config.cost(video_inputs(CLIP)).parameters == sum(parameter.numel() for parameter in teacher.parameters())

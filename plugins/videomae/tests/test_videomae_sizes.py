@@ -23,6 +23,7 @@ from videomae_files import (
 from videomae_reference import MISTAKES, Reference, layer_norm, token_error
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, ModelCard
+from salt_toolkit.context import video_inputs
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.testing import random_batch
 
@@ -59,7 +60,7 @@ def full_size_file(path, size, **changes):
 @pytest.mark.parametrize(("kind", "size"), FAMILIES)
 def test_a_size_by_name_is_what_was_published(kind, size):
     config = kind(checkpoint="/nowhere/checkpoint.pth", model=size)
-    cost = config.cost(CLIP)
+    cost = config.cost(video_inputs(CLIP))
     assert config.token_spec(CLIP) == spec_of(size)
     assert cost.parameters / 1e6 == pytest.approx(PARAMETERS[size], abs=0.06)
     assert cost.forward_flops / 1e9 == pytest.approx(GFLOPS[size], abs=0.05)
@@ -75,7 +76,7 @@ def test_a_size_is_read_from_its_file(tmp_path, kind, size, own_norm):
         teacher = build_videomae(config, clip=CLIP)
     assert teacher.token_spec == spec_of(size)
     assert teacher.encoder.blocks[0].attn.heads == SHAPES[size].heads
-    assert sum(parameter.numel() for parameter in teacher.parameters()) == config.cost(CLIP).parameters
+    assert sum(parameter.numel() for parameter in teacher.parameters()) == config.cost(video_inputs(CLIP)).parameters
 
 
 @pytest.mark.parametrize("size", SHAPES)
@@ -86,7 +87,7 @@ def test_torch_counts_the_published_flops(size):
         latents = teacher(random_batch(CLIP, 1))
     spec = spec_of(size)
     assert latents.shape == (1, spec.grid.num_tokens, spec.dim)
-    assert counter.get_total_flops() == config.cost(CLIP).forward_flops
+    assert counter.get_total_flops() == config.cost(video_inputs(CLIP)).forward_flops
     assert counter.get_total_flops() / 1e9 == pytest.approx(GFLOPS[size], abs=0.05)
 
 
@@ -174,7 +175,7 @@ def test_heads_count_without_a_file_too():
     config = VideoMAEConfig(checkpoint="/nowhere/checkpoint.pth", model="small", weights="random", heads=3)
     with torch.device("meta"):
         assert build_videomae(config, clip=CLIP).encoder.blocks[0].attn.heads == 3
-    assert config.identity(CLIP)["architecture"]["heads"] == 3
+    assert config.identity(video_inputs(CLIP))["architecture"]["heads"] == 3
 
 
 def test_the_recipe_and_the_file_must_agree_on_the_size(tmp_path):
@@ -244,7 +245,7 @@ def test_published_names_mean_what_they_say():
             if not entry.checkpoint.startswith("/"):  # stands for any file
                 found[entry.checkpoint] = (entry.size, entry.card.labels)
                 norm = "own_layer" if entry.card.labels == "none" else "layer"
-                assert kind(checkpoint=entry.checkpoint).identity(CLIP)["norm"] == norm
+                assert kind(checkpoint=entry.checkpoint).identity(video_inputs(CLIP))["norm"] == norm
     assert found == PUBLISHED
 
 

@@ -23,6 +23,7 @@ from videomae_files import (
 from videomae_reference import token_error
 
 from salt_toolkit import CheckpointError, ClipSpec
+from salt_toolkit.context import video_inputs
 from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import random_batch
 
@@ -172,7 +173,7 @@ def test_an_untrained_teacher_needs_no_file():
     config = VideoMAEConfig(checkpoint="/nowhere/checkpoint.pth", model="small", weights="random")
     assert list(config.missing()) == []
     assert list(config.weight_files()) == []
-    assert identify("videomae", config, CLIP).fields["config"]["untrained"] is True
+    assert identify("videomae", config, video_inputs(CLIP)).fields["config"]["untrained"] is True
     (missing,) = VideoMAEConfig(checkpoint="/nowhere/checkpoint.pth", weights="random").missing()
     assert "/nowhere/checkpoint.pth is not on this machine" in missing.what
 
@@ -186,7 +187,7 @@ def test_a_file_that_is_replaced_is_read_again(tmp_path):
 
 
 def fingerprint(config):
-    return identify("videomae", config, CLIP).fingerprint
+    return identify("videomae", config, video_inputs(CLIP)).fingerprint
 
 
 def test_two_ways_to_say_the_same_are_one_identity(tmp_path, monkeypatch):
@@ -224,7 +225,7 @@ def test_every_shard_is_part_of_the_identity(tmp_path):
     for change in (0, 1):
         weights["norm.weight"][0] += change
         path = save_transformers(tmp_path / str(change), transformers_keys(weights), TINY, kind="shards")
-        fields = identify("videomae", VideoMAEConfig(checkpoint=str(path)), CLIP).fields
+        fields = identify("videomae", VideoMAEConfig(checkpoint=str(path)), video_inputs(CLIP)).fields
         assert len(fields["weights"]) == 2
         prints.add(tuple(fields["weights"]))
     assert len(prints) == 2

@@ -15,6 +15,7 @@ from salt_toolkit import (
     ClipSpec,
     Cost,
     Grid,
+    Inputs,
     MaskCounts,
     MissingArtifact,
     ModelCard,
@@ -148,7 +149,7 @@ class TimmViTConfig(StudentConfig):
             return ModelCard()  # a student that cannot be an image teacher, such as RADIO's
         return published_weights(name)[tag].card
 
-    def identity(self) -> Mapping[str, Any]:
+    def identity(self, inputs: Inputs) -> Mapping[str, Any]:
         """What decides its tokens: model (with the tag that timm takes where none is named), tubelets and sizes."""
         name = self.weights[0] if self._row["weights"] else self.model
         return {"model": name, "tubelet": self.tubelet, **self.sizes}
@@ -173,10 +174,10 @@ class TimmViTConfig(StudentConfig):
         sizes = self.sizes
         return TokenSpec(Grid.of(clip, tubelet=self.tubelet, patch=sizes["patch"]), sizes["dim"])
 
-    def cost(self, clip: ClipSpec, visible: int) -> Cost:
+    def cost(self, inputs: Inputs, visible: int) -> Cost:
         """Counts embedding and blocks, both over the visible tokens."""
         sizes, row = self.sizes, self._row
-        dim, depth, tokens = sizes["dim"], sizes["depth"], self.token_spec(clip).grid.num_tokens
+        dim, depth, tokens = sizes["dim"], sizes["depth"], self.token_spec(inputs.video).grid.num_tokens
         tubelet_numbers = CHANNELS * self.tubelet * sizes["patch"] ** 2
         changed = dim != row["dim"]
         mlp_dim = 4 * dim if changed else row["mlp_dim"]

@@ -19,6 +19,7 @@ from salt_vit.labels import labels_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, MissingArtifact, ModelCard, TokenSpec
+from salt_toolkit.context import video_inputs
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.teaching.fingerprint import identify
 
@@ -36,7 +37,9 @@ def test_token_counts_and_costs_are_the_known_ones():
         assert config.token_spec(clip) == TokenSpec(Grid(16, grid, grid), 384 * (1 + beside))
     assert DinoConfig(model="vit_small_patch16_dinov3").token_spec(ClipSpec(size=256)).grid == Grid(16, 16, 16)
     one_frame = ClipSpec(frames=1, size=252)
-    assert DinoConfig(model="vit_small_patch14_dinov2").cost(one_frame).forward_flops / 1e9 == pytest.approx(15.9, 0.01)
+    assert DinoConfig(model="vit_small_patch14_dinov2").cost(
+        video_inputs(one_frame)
+    ).forward_flops / 1e9 == pytest.approx(15.9, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_the_cost_of_every_kind_of_model_is_what_is_built():
             batch = ClipBatch(("x",), {"clip": torch.zeros(1, 3, clip.size, clip.size, 3, dtype=torch.uint8)})
             with FlopCounterMode(display=False) as counter:
                 latents = teacher(batch)
-        cost, spec = config.cost(clip), config.token_spec(clip)
+        cost, spec = config.cost(video_inputs(clip)), config.token_spec(clip)
         assert (name, *latents.shape) == (name, 1, spec.grid.num_tokens, spec.dim)
         assert (name, cost.forward_flops) == (name, counter.get_total_flops())
         assert (name, cost.parameters) == (name, sum(value.numel() for value in teacher.parameters()))
@@ -88,7 +91,7 @@ def test_the_table_is_what_the_installed_timm_builds():
 
 
 def test_a_teacher_of_a_few_layers_costs_less():
-    whole, part = (DinoConfig(model=SMALL, layer=layer).cost(CLIP) for layer in ("last", 3))
+    whole, part = (DinoConfig(model=SMALL, layer=layer).cost(video_inputs(CLIP)) for layer in ("last", 3))
     block = architectures()[SMALL].block(CLIP.size, frames=CLIP.frames)
     assert whole.parameters - part.parameters == 9 * block.parameters
     assert whole.forward_flops - part.forward_flops == 9 * block.forward_flops
@@ -181,7 +184,7 @@ def test_equal_teachers_have_equal_fingerprints(published, tmp_path):
 
     def fingerprint(clip=CLIP, **settings):
         config = DinoConfig(**{"model": name, "checkpoint": str(published(name)), **settings})
-        return identify("dino", config, clip).fingerprint
+        return identify("dino", config, video_inputs(clip)).fingerprint
 
     same = fingerprint()
     assert fingerprint(checkpoint=str(other_path)) == same

@@ -19,6 +19,7 @@ from salt_vit.image_config import DinoConfig, TimmImageConfig
 from timm.models import get_arch_pretrained_cfgs
 
 from salt_toolkit import CheckpointError, ClipSpec
+from salt_toolkit.context import video_inputs
 
 CLIP = ClipSpec(frames=2, stride=1, size=112)
 PIXELS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
@@ -193,7 +194,9 @@ def test_whole_numbers_are_the_same_mean_as_broken_ones(tmp_path):
     for mean, std in (([0, 0, 0], [1, 1, 1]), ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])):
         directory(tmp_path, {"mean": mean, "std": std})
         identities.append(
-            json.dumps(TimmImageConfig(model=f"{OPENAI}.laion2b", checkpoint=str(tmp_path)).identity(CLIP))
+            json.dumps(
+                TimmImageConfig(model=f"{OPENAI}.laion2b", checkpoint=str(tmp_path)).identity(video_inputs(CLIP))
+            )
         )
     assert identities[0] == identities[1]
 

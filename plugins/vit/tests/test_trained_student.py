@@ -8,9 +8,11 @@ from salt_vit import build_timm_vit
 from salt_vit.config import TimmViTConfig
 
 from salt_toolkit import ClipSpec
+from salt_toolkit.context import video_inputs
 from salt_toolkit.testing import random_batch
 
 CLIP = ClipSpec(frames=4, stride=1, size=32)
+INPUTS = video_inputs(CLIP)
 SMALL = {"model": "vit_tiny_patch16_224", "dim": 24, "depth": 3, "heads": 3, "patch": 8}
 
 
@@ -37,7 +39,9 @@ def test_the_structure_needs_no_weights_and_normalises_as_they_want(name, mean):
     student = build_timm_vit(structure, clip=clip)
     assert student.embed.shift[0].item() / student.embed.scale[0].item() == pytest.approx(-255 * mean, rel=1e-5)
     assert student.positions.requires_grad
-    assert structure.cost(clip, 2).parameters == sum(parameter.numel() for parameter in student.parameters())
+    assert structure.cost(video_inputs(clip), 2).parameters == sum(
+        parameter.numel() for parameter in student.parameters()
+    )
     assert len(config.missing()) == 1  # the config itself is as before
 
 
@@ -52,7 +56,9 @@ def test_a_shortened_structure_has_some_of_the_same_weights(model):
     with torch.device("meta"):
         whole, short = (build_timm_vit(config.structure(layers), clip=clip) for layers in (None, 2))
     assert shapes(short) == {key: shape for key, shape in shapes(whole).items() if not is_late(key)}
-    assert config.structure(2).cost(clip, 4).parameters == sum(parameter.numel() for parameter in short.parameters())
+    assert config.structure(2).cost(video_inputs(clip), 4).parameters == sum(
+        parameter.numel() for parameter in short.parameters()
+    )
 
 
 def is_late(key):
@@ -88,11 +94,15 @@ def test_blocks_behind_the_last_that_is_asked_for_do_not_run():
 def test_the_identity_leaves_out_what_matters_in_training_alone():
     config = TimmViTConfig(**SMALL)
     for settings in ({"drop_path": 0.2}, {"grad_checkpointing": True}):
-        assert TimmViTConfig(**SMALL, **settings).identity() == config.identity()
+        assert TimmViTConfig(**SMALL, **settings).identity(INPUTS) == config.identity(INPUTS)
     plain = TimmViTConfig(model="vit_tiny_patch16_224")
-    assert TimmViTConfig(model="vit_tiny_patch16_224", pretrained=True).identity() == plain.identity()
-    assert TimmViTConfig(model="vit_tiny_patch16_224", dim=192, patch=16).identity() == plain.identity()
+    assert TimmViTConfig(model="vit_tiny_patch16_224", pretrained=True).identity(INPUTS) == plain.identity(
+        video_inputs(CLIP)
+    )
+    assert TimmViTConfig(model="vit_tiny_patch16_224", dim=192, patch=16).identity(
+        video_inputs(CLIP)
+    ) == plain.identity(INPUTS)
     tagged = [TimmViTConfig(model=f"vit_base_patch16_{tag}", pretrained=True) for tag in ("224.mae", "224.dino", "224")]
     others = [TimmViTConfig(**{**SMALL, name: value}) for name, value in (("heads", 4), ("depth", 2), ("tubelet", 4))]
-    identities = [each.identity() for each in (config, plain, *tagged, *others)]
+    identities = [each.identity(INPUTS) for each in (config, plain, *tagged, *others)]
     assert all(one not in identities[:number] for number, one in enumerate(identities))

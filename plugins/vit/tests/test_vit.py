@@ -15,6 +15,7 @@ from salt_vit.config import TimmViTConfig, TransformerPredictorConfig, model_tab
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit import ClipSpec, Grid, MaskCounts, TokenSpec
+from salt_toolkit.context import video_inputs
 from salt_toolkit.contracts import ClipBatch, Mask
 from salt_toolkit.testing import PredictorContract, StudentContract, random_batch
 
@@ -68,7 +69,7 @@ def test_flops_are_torchs_to_the_digit(model, ratio):
             tokens = vit(batch, mask.visible)
         with FlopCounterMode(display=False) as predictor_flops:
             predictor(tokens, mask)
-    costs = config.cost(clip, visible), predictor_config.cost(spec, teacher, counts)
+    costs = config.cost(video_inputs(clip), visible), predictor_config.cost(spec, teacher, counts)
     assert costs[0].forward_flops == encoder_flops.get_total_flops()
     assert costs[1].forward_flops == predictor_flops.get_total_flops()
 
@@ -83,7 +84,7 @@ def test_unusual_models_are_counted_right_too(model):
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         batch = ClipBatch(("x",), {"clip": torch.zeros(1, 4, clip.size, clip.size, 3, dtype=torch.uint8)})
         vit(batch, torch.zeros(1, 9, dtype=torch.int64))
-    cost = config.cost(clip, 9)
+    cost = config.cost(video_inputs(clip), 9)
     assert cost.forward_flops == counter.get_total_flops()
     assert cost.parameters == sum(parameter.numel() for parameter in vit.parameters())
 
@@ -227,7 +228,7 @@ def test_the_cost_of_every_model_of_the_table_is_what_is_built():
         with FlopCounterMode(display=False) as counter, torch.device("meta"):
             batch = ClipBatch(("x",), {"clip": torch.zeros(1, 2, clip.size, clip.size, 3, dtype=torch.uint8)})
             vit(batch, torch.zeros(1, 5, dtype=torch.int64))
-        cost = config.cost(clip, 5)
+        cost = config.cost(video_inputs(clip), 5)
         assert (model, cost.forward_flops) == (model, counter.get_total_flops())
         assert (model, cost.parameters) == (model, sum(parameter.numel() for parameter in vit.parameters()))
 
@@ -236,6 +237,6 @@ def test_changed_sizes_of_every_plain_model_are_counted_right():
     for model in {row["patch"]: name for name, row in model_table().items() if row["plain"]}.values():
         clip = ClipSpec(frames=2, stride=1, size=16)
         config, vit = meta_student(clip, model=model, dim=40, depth=2, heads=5, patch=8)
-        assert config.cost(clip, 5).parameters == sum(parameter.numel() for parameter in vit.parameters())
+        assert config.cost(video_inputs(clip), 5).parameters == sum(parameter.numel() for parameter in vit.parameters())
         assert len(vit.blocks) == 2
         assert vit.blocks[0].attn.num_heads == 5

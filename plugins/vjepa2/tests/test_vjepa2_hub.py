@@ -12,6 +12,7 @@ from vjepa2_files import save, stored
 from vjepa2_reference import Reference, layer_norm, token_error
 
 from salt_toolkit import ClipSpec, MissingArtifact
+from salt_toolkit.context import video_inputs
 from salt_toolkit.teaching.fingerprint import identify
 from salt_toolkit.testing import random_batch
 
@@ -28,7 +29,7 @@ def snapshot_of(hub_cache, hub_id):
 
 
 def fingerprint(path, clip=CLIP, **settings):
-    return identify("vjepa2", VJEPA2Config(checkpoint=str(path), **settings), clip).fingerprint
+    return identify("vjepa2", VJEPA2Config(checkpoint=str(path), **settings), video_inputs(clip)).fingerprint
 
 
 def test_what_the_cache_holds_is_used(hub_cache):
@@ -51,7 +52,7 @@ def test_a_published_id_is_what_its_cached_file_says(hub_cache):
     with pytest.raises(MissingArtifact, match="cannot be downloaded"):
         build_vjepa2(config, clip=CLIP)
     with pytest.raises(MissingArtifact):
-        identify("vjepa2", config, CLIP)
+        identify("vjepa2", config, video_inputs(CLIP))
     save(snapshot_of(hub_cache, LARGE))
     assert list(config.missing()) == []
     assert config.token_spec(CLIP).dim == 52
@@ -60,7 +61,7 @@ def test_a_published_id_is_what_its_cached_file_says(hub_cache):
 def test_the_identity_is_the_bytes_and_no_path(tmp_path):
     path = save(tmp_path / "checkpoint")
     other = shutil.copytree(path, tmp_path / "a copy")
-    fields = identify("vjepa2", VJEPA2Config(checkpoint=str(path)), CLIP).fields
+    fields = identify("vjepa2", VJEPA2Config(checkpoint=str(path)), video_inputs(CLIP)).fields
     assert fields["weights"] == [f"sha256:{hashlib.sha256((path / 'model.safetensors').read_bytes()).hexdigest()}"]
     assert fields["config"]["architecture"] == {
         "dim": 52, "depth": 3, "heads": 2, "mlp_dim": 226, "patch": 8, "tubelet": 2, "qkv_bias": True, "eps": 1e-6

@@ -14,6 +14,7 @@ from vjepa2_files import change, save, stored
 from vjepa2_reference import MISTAKES, Reference, layer_norm, token_error
 
 from salt_toolkit import ClipSpec
+from salt_toolkit.context import video_inputs
 from salt_toolkit.teaching.alignment import fit_clip
 from salt_toolkit.testing import random_batch
 
@@ -88,7 +89,7 @@ def test_an_encoder_without_biases_of_queries_keys_and_values(tmp_path, batch):
     change(path, kept, qkv_bias=False)
     teacher = teacher_of(path, norm="own")
     assert token_error(teacher(batch), transformers_tokens(path, batch.clip)) <= LIMIT
-    parameters = VJEPA2Config(checkpoint=str(path)).cost(CLIP).parameters
+    parameters = VJEPA2Config(checkpoint=str(path)).cost(video_inputs(CLIP)).parameters
     assert parameters == sum(parameter.numel() for parameter in teacher.parameters())
 
 

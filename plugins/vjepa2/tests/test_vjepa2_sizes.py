@@ -13,6 +13,7 @@ from transformers import VJEPA2Model
 from vjepa2_files import change, save, stored
 
 from salt_toolkit import ClipSpec, GeometryError, Grid, MissingArtifact, ModelCard
+from salt_toolkit.context import video_inputs
 from salt_toolkit.testing import random_batch
 
 NUMBERS = {"large": 325_971_328, "huge": 653_930_880, "giant": 1_034_555_264}
@@ -40,7 +41,7 @@ def test_a_published_encoder_has_the_numbers_of_its_file(hub_id):
     spec = config.token_spec(clip)
     assert (spec.grid, spec.dim, known.dim) == (Grid(frames, side, side), dim, dim)
     encoder = NUMBERS[known.size] - predictor_numbers(dim)
-    assert config.cost(clip).parameters == encoder
+    assert config.cost(video_inputs(clip)).parameters == encoder
     assert known.parameters == round(encoder / 1e6, 1)
 
 
@@ -54,8 +55,8 @@ def test_torch_counts_the_parameters_and_flops_of_every_size(size):
     spec = config.token_spec(clip)
     assert latents.shape == (1, spec.grid.num_tokens, spec.dim) == (1, 2048, SIZES[size].dim)
     assert teacher.encoder.layer[0].attention.num_attention_heads == {"large": 16, "huge": 16, "giant": 22}[size]
-    assert sum(parameter.numel() for parameter in teacher.parameters()) == config.cost(clip).parameters
-    assert counter.get_total_flops() == config.cost(clip).forward_flops
+    assert sum(parameter.numel() for parameter in teacher.parameters()) == config.cost(video_inputs(clip)).parameters
+    assert counter.get_total_flops() == config.cost(video_inputs(clip)).forward_flops
 
 
 @pytest.mark.parametrize(
