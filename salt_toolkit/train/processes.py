@@ -1,23 +1,21 @@
-"""One process or many: Hugging Face Accelerate over torch.distributed, started by its launcher or by torchrun."""
+"""One process or many: DDP or FSDP2, started by torchrun, `accelerate launch`, or another launcher like them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
 from salt_toolkit.contracts import ClipBatch, Method, StepOutput
 from salt_toolkit.errors import RunError, SaltError
 from salt_toolkit.recipe import Recipe
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 ValueT = TypeVar("ValueT")
 
@@ -36,7 +34,6 @@ class Processes:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.shards_weights = self.count > 1 and _wants_shards(recipe)
-        self._accelerator: Accelerator | None = None
         self._host: Any = None
         if recipe.train.batch_size % self.count:
             raise RunError(
@@ -44,7 +41,7 @@ class Processes:
                 f"choose a multiple of {self.count}, or another number of processes"
             )
         if self.count > 1:
-            self._accelerator = _accelerator()
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
             # Small questions between hosts go by gloo, so that none of them waits for a GPU.
             self._host = dist.new_group(backend="gloo")
 
@@ -65,32 +62,33 @@ class Processes:
         Returns:
             The module to call for a step. The method itself stays of use for its parts.
         """
-        if self._accelerator is None:
+        if self.count == 1:
             return method
         with torch.no_grad():
             for owned in method.owned_modules().values():
                 for tensor in owned.state_dict().values():
                     dist.broadcast(tensor, src=0)
+        device = next(method.parameters()).device
         if self.shards_weights:
-            return _shard(method, self._accelerator.device)
+            return _shard(method, device)
         frozen = [name for name, parameter in method.named_parameters() if not parameter.requires_grad]
         buffers = [name for name, _ in method.named_buffers()]
         # Teachers are the same everywhere, and the objectives keep their statistics equal by themselves.
-        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, [*frozen, *buffers])
-        return self._accelerator.prepare(method)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, [*frozen, *buffers])
+        return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
 
     @contextlib.contextmanager
     def without_sync(self, module: nn.Module) -> Iterator[None]:
         """A context in which gradients only add up in each process, for all but the last batch of a step."""
-        if self._accelerator is None:
-            yield
+        if isinstance(module, DistributedDataParallel):
+            with module.no_sync():
+                yield
         elif self.shards_weights:
             module.set_requires_gradient_sync(False)  # pyright: ignore[reportCallIssue]
             yield
             module.set_requires_gradient_sync(True)  # pyright: ignore[reportCallIssue]
         else:
-            with self._accelerator.no_sync(module):
-                yield
+            yield
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all have to ask together."""
@@ -136,9 +134,9 @@ class Processes:
 
     def close(self) -> None:
         """Ends the conversation; the last call."""
-        if self._accelerator is not None:
-            self._accelerator.end_training()
-            self._accelerator = self._host = None
+        if self._host is not None:
+            dist.destroy_process_group()
+            self._host = None
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -171,14 +169,6 @@ def _is_sharded(tensor: Tensor) -> bool:
 def _wants_shards(recipe: Recipe) -> bool:
     """The recipe says so, or `accelerate launch --use_fsdp` does."""
     return recipe.train.parallel == "fsdp2" or os.environ.get("ACCELERATE_USE_FSDP") == "true"
-
-
-def _accelerator() -> Accelerator:
-    from accelerate import Accelerator
-
-    # Sharding is torch's own: Accelerate's wants a GPU, and to be told of every block's class beforehand.
-    os.environ.pop("ACCELERATE_USE_FSDP", None)
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
 
 
 def _shard(method: Method, device: torch.device) -> nn.Module:
