@@ -24,7 +24,7 @@ def too_much_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding
         wanted_gb: Gigabytes that the loader will hold, if that is known.
     """
     total = total_memory()
-    if wanted_gb is None or total is None or wanted_gb * 1e9 <= total:
+    if wanted_gb is None or wanted_gb * 1e9 <= total:
         return
     from_cache = recipe.loader.ram_cache_mb * 1e6 > total / 2
     key = "loader.ram_cache_mb" if from_cache else "loader.prefetch"

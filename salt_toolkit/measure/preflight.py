@@ -94,7 +94,7 @@ def _load(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int)
         "clip_mb": batch_bytes / size / 1e6,
         "loader_memory_gb": ring / 1e9,
         "memory_grown_gb": (resident_memory() - before) / 1e9,
-        "memory_available_gb": None if available is None else available / 1e9,
+        "memory_available_gb": available / 1e9,
     }
     _look_at_memory(report, facts)
     _look_at_shared_memory(report, facts, shm_before)
@@ -215,7 +215,7 @@ def _least_disk(recipe: Recipe, facts: Mapping[str, Any]) -> int:
 def _look_at_memory(report: Report, facts: Mapping[str, Any]) -> None:
     wanted = facts["loader_memory_gb"] + facts["ram_cache_mb"] / 1e3
     available = facts["memory_available_gb"]
-    if available is not None and wanted > available:
+    if wanted > available:
         message = f"the loader will hold {wanted:.3g} GB, and {available:.3g} GB of memory were available"
         fix = "Lower loader.ram_cache_mb, loader.prefetch or train.batch_size, or end other programs."
         report.findings.append(Finding("warning", "loader", message, fix))

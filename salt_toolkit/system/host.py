@@ -1,50 +1,50 @@
-"""What this machine has of memory, processors and disk; bytes, by the standard library alone."""
+"""Memory, processors and disk of this machine, in bytes; psutil's figures, bounded by those of the container."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def num_cpus() -> int:
     """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    process = psutil.Process()
+    # Not every system has affinities, macOS for one.
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
-def total_memory() -> int | None:
-    """Memory of the machine, or of the container if that has a limit; None where the system does not say."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-    try:
-        limit = _CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
+def total_memory() -> int:
+    """Memory of the machine, or of the container if that has a limit."""
+    total = psutil.virtual_memory().total
+    limit = _cgroup("memory.max")
+    return total if limit is None else min(total, limit)
 
 
-def available_memory() -> int | None:
-    """Memory that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+def available_memory() -> int:
+    """Memory that can be had without swapping, in the machine and in the container if that has a limit."""
+    available = psutil.virtual_memory().available
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if limit is None or used is None:
+        return available
+    # The container is charged for the files it has read, too; the kernel drops them when memory is asked for.
+    files = _figure(_CGROUP / "memory.stat", "inactive_file") or 0
+    return min(available, max(0, limit - used + files))
 
 
 def resident_memory() -> int:
-    """Memory that this process has now; on systems without ``/proc``, the most it ever had."""
-    return _status("VmRSS") or _most_ever()
+    """Memory that this process has now."""
+    return psutil.Process().memory_info().rss
 
 
 def peak_memory() -> int:
     """The most memory that this process has had, since `forget_peak` where the system can forget."""
-    return _status("VmHWM") or _most_ever()
+    most = _figure(Path("/proc/self/status"), "VmHWM:")
+    return _most_ever() if most is None else 1024 * most
 
 
 def forget_peak() -> None:
@@ -56,11 +56,11 @@ def forget_peak() -> None:
 
 
 def free_disk(path: Path) -> int:
-    """Bytes that can be written below a path, which need not be there yet."""
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
+    """Bytes that can be written below a path, which need not exist yet."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def shared_memory() -> tuple[int, int] | None:
@@ -72,12 +72,22 @@ def shared_memory() -> tuple[int, int] | None:
     return usage.total, usage.free
 
 
-def _status(name: str) -> int | None:
+def _cgroup(name: str) -> int | None:
+    """A figure of this process's container (cgroup v2); None where there is none, or no limit."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        text = (_CGROUP / name).read_text().strip()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+    return int(text) if text.isdigit() else None
+
+
+def _figure(path: Path, name: str) -> int | None:
+    """The number after a name, in a file of the kernel's with one of them a line."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return None
+    return next((int(words[1]) for words in lines if words and words[0] == name), None)
 
 
 def _most_ever() -> int:
