@@ -27,6 +27,7 @@ from salt_toolkit.report.pictures import draw_curves, draw_masks
 from salt_toolkit.runs.directory import RunDirectory, load_student
 from salt_toolkit.seeding import generator_for
 from salt_toolkit.system.files import read_lines, write_json
+from salt_toolkit.system.formats import stamped
 from salt_toolkit.train.run import run_recipe
 
 NUM_TRAIN = 1500
@@ -90,7 +91,7 @@ def run_demo(
     clock.mark("probes")
     runs = {recipe.run.name: RunDirectory.of(recipe).metrics for recipe in (teacher, student)}
     summary = _summary(results, runs, clock.seconds, seed)
-    write_json(directory / "summary.json", summary)
+    write_json(directory / "summary.json", stamped("demo", summary))
     draw_curves(runs, directory / "curves.png")
     _draw_masks(student, registry, directory / "masks.png")
     _print(console, results, summary, directory)

@@ -17,6 +17,7 @@ from salt_toolkit.measure.trial import Trial, is_out_of_memory
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.machine import Machine
 from salt_toolkit.system.files import write_json
+from salt_toolkit.system.formats import stamp
 from salt_toolkit.system.host import available_memory, num_cpus, resident_memory
 
 CLOSE = 0.02
@@ -73,6 +74,7 @@ def run_bench(recipe: Recipe, options: BenchOptions, told: Told = lambda message
     if recommended is not None:
         both = _both_row(trial, recommended, options.seconds, work, told)
     return {
+        **stamp("bench"),
         "name": recipe.run.name,
         "recipe": {"train.batch_size": own_size, "loader.workers": own_workers},
         "num_clips": trial.num_clips,
@@ -215,7 +217,7 @@ def _cannot_try(trial: Trial, size: int, base: int, rows: Sequence[Mapping[str, 
     if size > trial.num_clips:
         return f"the data set has {trial.num_clips} clips"
     available = available_memory()
-    if trial.machine.device.type != "cpu" or not rows or available is None:
+    if trial.machine.device.type != "cpu" or not rows:
         return None
     last = rows[-1]
     wanted = (last["memory_gb"] * 1e9 - base) * size / last["batch_size"]

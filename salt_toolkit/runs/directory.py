@@ -26,7 +26,8 @@ from salt_toolkit.cards import ModelCard
 from salt_toolkit.errors import CheckpointError, MissingArtifact
 from salt_toolkit.recipe import Recipe, Selected, load_recipe
 from salt_toolkit.registry import discover
-from salt_toolkit.weights.headers import PREFIXES, first_line, strip_prefixes, tensor_shapes, torn
+from salt_toolkit.system.formats import check_format
+from salt_toolkit.weights.headers import PREFIXES, first_line, metadata, strip_prefixes, tensor_shapes, torn
 from salt_toolkit.weights.whole import looks_like
 
 if TYPE_CHECKING:
@@ -114,17 +115,28 @@ def run_recipe(directory: str | Path) -> Recipe:
 
     Raises:
         MissingArtifact: There is no run in that directory.
+        FormatError: The run is in another version's format.
     """
-    return load_recipe(_recipe_file(directory), discover())
+    recipe = _recipe_file(directory)
+    read_environment(recipe.parent)
+    return load_recipe(recipe, discover())
 
 
 def read_environment(directory: str | Path) -> dict[str, Any]:
-    """What ``environment.json`` of a run says; nothing where it is missing or damaged."""
+    """What ``environment.json`` of a run says; nothing where it is missing or damaged.
+
+    Raises:
+        FormatError: The run is in another version's format.
+    """
+    path = RunDirectory(Path(directory)).environment
     try:
-        found = json.loads(RunDirectory(Path(directory)).environment.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    check_format("run", found, path)
+    return found
 
 
 def stored_cards(directory: str | Path) -> list[ModelCard | None] | None:
@@ -151,9 +163,11 @@ def check_student(directory: str | Path) -> None:
     Raises:
         MissingArtifact: There is no run in that directory, or it has not finished.
         CheckpointError: The file is torn, or holds the weights of another student.
+        FormatError: The run is in another version's format.
     """
     weights, recipe = find_student(directory), run_recipe(directory)
     shapes = tensor_shapes(weights)
+    _check_format(weights)
     trained = read_environment(directory).get("student_layout")
     if trained is None:  # a run of an earlier version: at least its parameters have to be there
         cost = recipe.student.config.cost(recipe.inputs(), 1) if recipe.student else None
@@ -179,6 +193,7 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
     Raises:
         MissingArtifact: There is no run in that directory, or it has not finished.
         CheckpointError: The saved weights are torn, or not those of the run's student.
+        FormatError: The run is in another version's format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -191,6 +206,7 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
     structure = Selected(section.provided, section.config.structure(num_layers)) if section else None
     student = build_student(replace(recipe, student=structure))
     tensor_shapes(weights)  # a torn file fails here, in a sentence
+    _check_format(weights)
     try:
         tensors = load_file(weights)
     except SafetensorError as error:
@@ -200,6 +216,12 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
         tensors = {key: tensor for key, tensor in tensors.items() if key in kept}
     load_whole(student, tensors, what="its run's student", name=str(weights))
     return student.eval()
+
+
+def _check_format(weights: Path) -> None:
+    about = metadata(weights).get("salt")
+    if about is not None:  # weights that somebody else put there say nothing, and are compared by their shapes alone
+        check_format("student", json.loads(about), weights)
 
 
 def _recipe_file(directory: str | Path) -> Path:

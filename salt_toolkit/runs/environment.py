@@ -14,6 +14,7 @@ from salt_toolkit.component import StudentConfig, TeacherConfig
 from salt_toolkit.errors import MissingArtifact, SaltError
 from salt_toolkit.recipe import Recipe, Teaching
 from salt_toolkit.runs.machine import Machine
+from salt_toolkit.system.formats import stamp
 from salt_toolkit.teaching.fingerprint import identify
 
 PACKAGES = ("salt-toolkit", "torch", "torchvision", "timm", "transformers", "av", "decord", "numpy", "safetensors")
@@ -22,6 +23,7 @@ PACKAGES = ("salt-toolkit", "torch", "torchvision", "timm", "transformers", "av"
 def describe_environment(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     """What a reader of the run would need to repeat it."""
     return {
+        **stamp("run"),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "device": machine.describe(),
         "notes": machine.notes(recipe),

@@ -17,6 +17,7 @@ from salt_toolkit.registry import discover
 from salt_toolkit.runs.directory import RunDirectory, read_environment
 from salt_toolkit.runs.environment import cards, fingerprints
 from salt_toolkit.system.files import write_json, writing
+from salt_toolkit.system.formats import stamp
 
 FREE_KEYS = {
     "cache.dir",
@@ -125,6 +126,7 @@ def complete_environment(recipe: Recipe, directory: RunDirectory, layout: str) -
         RunConflict: What has come is not the teacher that the run began with.
     """
     known = {
+        **stamp("run"),
         **read_environment(directory.path),
         "teachers": same_teachers(directory, fingerprints(recipe)),
         "cards": first_cards(directory, cards(recipe)),

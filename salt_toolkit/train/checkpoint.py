@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from salt_toolkit.contracts import Method
 from salt_toolkit.errors import RunError
 from salt_toolkit.system.files import checksum, sync, write_json
+from salt_toolkit.system.formats import check_format, stamped
 from salt_toolkit.train.average import WeightAverage
 from salt_toolkit.train.processes import sharded_like, whole
 
@@ -30,6 +31,9 @@ MODULES = "modules.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 AVERAGE = "average.safetensors"
 STATE = "state.json"
+
+NUM_SHOWN = 3
+"""Parameters that a message names."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Checkpoint:
         path: Its directory.
         step: Optimizer steps done.
         meter: The metrics that were gathered and not yet logged.
+        parameters: Names of the parameters that the optimizer had.
     """
 
     path: Path
     step: int
     meter: Mapping[str, list[float]]
+    parameters: frozenset[str]
 
 
 def owned_tensors(method: Method) -> dict[str, Tensor]:
@@ -93,7 +99,13 @@ def on_host(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     return found
 
 
-def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], meter: Mapping[str, list[float]]) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    files: Mapping[str, Mapping[str, Tensor]],
+    meter: Mapping[str, list[float]],
+    parameters: Iterable[str],
+) -> Path:
     """Writes a checkpoint; a kill at any moment leaves it whole or not there.
 
     Args:
@@ -101,6 +113,7 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], met
         step: Optimizer steps done.
         files: What `collect` gave.
         meter: The metrics that were gathered and not yet logged.
+        parameters: Names of the parameters that the optimizer has, those without state among them.
 
     Returns:
         The checkpoint's directory, ``folder/step-00000500``.
@@ -117,7 +130,8 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], met
             save_tensors(dict(tensors), beside / name)
             sync(beside / name)
         sums = {name: checksum(beside / name) for name in files}
-        write_json(beside / STATE, {"step": step, "meter": dict(meter), "crc32": sums})
+        state = {"step": step, "meter": dict(meter), "parameters": sorted(parameters), "crc32": sums}
+        write_json(beside / STATE, stamped("checkpoint", state))
         if final.exists():
             final.rename(folder / f".{final.name}.{os.getpid()}.old.partial")
         beside.rename(final)
@@ -146,13 +160,17 @@ def newest(folder: Path, told: Callable[[str], None] = lambda message: None) -> 
     Args:
         folder: Where checkpoints are.
         told: Called with a sentence about each damaged one.
+
+    Raises:
+        FormatError: It is in another version's format.
     """
     for path in reversed(paths(folder)):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            check_format("checkpoint", state, path / STATE)
             damaged = [name for name, crc in state["crc32"].items() if checksum(path / name) != crc]
             if not damaged:
-                return Checkpoint(path, state["step"], state["meter"])
+                return Checkpoint(path, state["step"], state["meter"], frozenset(state["parameters"]))
             reason = f"{', '.join(damaged)} does not fit its checksum"
         except (OSError, ValueError, KeyError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -211,11 +229,32 @@ def restore_modules(checkpoint: Checkpoint, method: Method) -> None:
 def restore_rest(
     checkpoint: Checkpoint, method: Method, optimizer: torch.optim.Optimizer, average: WeightAverage | None
 ) -> None:
-    """Loads the state of the optimizer and the average, in shards where the weights are."""
+    """Loads the state of the optimizer and the average, in shards where the weights are.
+
+    Raises:
+        RunError: The checkpoint's optimizer had other parameters.
+    """
+    _refuse_other_parameters(checkpoint, owned_parameters(method).keys())
     _restore_optimizer(load_file(checkpoint.path / OPTIMIZER), method, optimizer)
     if average is not None:
         whole_ones, like = load_file(checkpoint.path / AVERAGE), average.tensors()
         average.restore({name: sharded_like(tensor, like[name]) for name, tensor in whole_ones.items()})
+
+
+def _refuse_other_parameters(checkpoint: Checkpoint, present: Collection[str]) -> None:
+    missing, unknown = sorted(set(present) - checkpoint.parameters), sorted(checkpoint.parameters - set(present))
+    if missing or unknown:
+        told = [f"it has no state for {_some(missing)}"] if missing else []
+        told += [f"it has state for {_some(unknown)}, which do not learn now"] if unknown else []
+        raise RunError(
+            f"{checkpoint.path} holds the optimizer of other parameters: {', and '.join(told)}. Learn the same "
+            "parameters as before, or begin anew with --restart"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NUM_SHOWN])
+    return f"{shown} and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else shown
 
 
 def _optimizer_tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.directory import RunDirectory
 from salt_toolkit.runs.machine import Machine
 from salt_toolkit.system.files import sync, writing
+from salt_toolkit.system.formats import stamped
 from salt_toolkit.system.progress import Progress
 from salt_toolkit.system.signals import StopRequests
 from salt_toolkit.train import checkpoint as checkpoints
@@ -197,19 +199,19 @@ class _Trainer:
         folder, settings = self.directory.checkpoints, self.recipe.train
         keep = self.processes.is_first
         files = checkpoints.collect(self.method, self.stepper.optimizer, self.stepper.average, keep=keep)
-        meter = self.meter.read()
+        state = files, self.meter.read(), checkpoints.owned_parameters(self.method).keys()
         self._saved = self.step
         if not self.processes.is_first:
             return
         with writing(folder):
             try:
-                checkpoints.save(folder, self.step, files, meter)
+                checkpoints.save(folder, self.step, *state)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 # One whole checkpoint is enough to go on from.
                 checkpoints.remove_old(folder, 1, settings.keep_every)
-                checkpoints.save(folder, self.step, files, meter)
+                checkpoints.save(folder, self.step, *state)
             checkpoints.remove_old(folder, settings.keep_checkpoints, settings.keep_every)
 
     def _save_student(self) -> None:
@@ -218,7 +220,9 @@ class _Trainer:
         for path, tensors in (weights or {self.directory.student: student}).items():
             whole = checkpoints.on_host(tensors, keep=self.processes.is_first)
             if self.processes.is_first:
-                _save_weights(whole, path, {"steps": str(self.step)})
+                about = stamped("student", {"steps": self.step})
+                # "pt" is what Hugging Face's loaders ask for.
+                _save_weights(whole, path, {"format": "pt", "salt": json.dumps(about)})
 
     def _calibrate(self) -> None:
         wanted = self.method.calibration_clips

@@ -14,7 +14,7 @@ from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.contracts import Method
 from salt_toolkit.errors import RecipeChange, RunConflict, RunError
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.runs.directory import RunDirectory, student_layout
+from salt_toolkit.runs.directory import RunDirectory, read_environment, student_layout
 from salt_toolkit.runs.environment import describe_environment
 from salt_toolkit.runs.machine import Machine
 from salt_toolkit.runs.resume import changes_since, complete_environment, first_cards, same_teachers
@@ -105,6 +105,7 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
                 told.append(f"the earlier run is {directory.path.with_name(aside)} now")
         directory.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone_in(directory.path))
+        read_environment(directory.path)  # refuses a run in another version's format
         found = newest(directory.checkpoints, told.append)
         changed: list[RecipeChange] = []
         if found is not None or directory.student.exists():

@@ -77,6 +77,11 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing in other files."""
+    return _header(file)[0].get("__metadata__", {}) if is_safetensors(file) else {}
+
+
 def is_safetensors(file: Path) -> bool:
     """Whether a file is safetensors, by its first bytes: a length, and a table in JSON."""
     with file.open("rb") as opened:
@@ -115,14 +120,19 @@ def torn(file: Path, reason: str) -> str:
 
 
 def _safetensors_shapes(file: Path) -> dict[str, _Tensor]:
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
+    header, length = _header(file)
     header.pop("__metadata__", None)
     size, expected = file.stat().st_size, 8 + length + max(entry["data_offsets"][1] for entry in header.values())
     if size != expected:
         raise ValueError(f"it has {size} bytes, and its header promises {expected}")
     return {key: _Tensor(tuple(entry["shape"])) for key, entry in header.items()}
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and its length in bytes."""
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        return json.loads(opened.read(length)), length
 
 
 def _zip_shapes(file: Path) -> Mapping[Any, Any]:
