@@ -34,13 +34,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from salt_toolkit import ClipSpec
 from salt_toolkit.cache.codec import LatentCodec
 from salt_toolkit.cache.rows import CachedRows
 from salt_toolkit.contracts import Sample
-from salt_toolkit.data.loading import BatchLoader, ClipReader
+from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import ClipOrder
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.reader import ClipReader
 from salt_toolkit.store.index import CacheIndex, RowReader
 from salt_toolkit.store.manifest import Manifest, claim, shard_path
 from salt_toolkit.store.shard import Row
@@ -217,7 +217,7 @@ def batches_of(dataset: _Rows, num_clips: int, num_batches: int) -> BatchLoader:
     """The loader that training uses, over the cache's latents alone."""
     quarantine = Quarantine(None, num_clips=num_clips, max_fraction=0.0)
     return BatchLoader(
-        ClipReader(dataset, quarantine, ClipSpec(), seed=0),
+        ClipReader(dataset, quarantine, views=1, seed=0),
         ClipOrder(num_clips, BATCH, seed=0),
         start=0,
         end=num_batches,

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salt_toolkit.contracts import Sample
-from salt_toolkit.data.loading import BatchLoader, ClipReader, RamCache
-from salt_toolkit.data.memory import BatchMemory
+from salt_toolkit.data.loading import BatchLoader
+from salt_toolkit.data.memory import BatchMemory, RamCache
 from salt_toolkit.data.order import ClipOrder
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.reader import ClipReader
+from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import BadClip, DataError
-from salt_toolkit.geometry import ClipSpec
 
 
 class Numbers:
@@ -44,7 +46,7 @@ class Numbers:
 def load(dataset, *, batch_size=4, start=0, end=None, workers=3, file=None, max_fraction=0.5, views=1, prefetch=2):
     order = ClipOrder(len(dataset.clip_ids), batch_size, seed=7)
     quarantine = Quarantine(file, num_clips=len(dataset.clip_ids), max_fraction=max_fraction)
-    reader = ClipReader(dataset, quarantine, ClipSpec(views=views), seed=7)
+    reader = ClipReader(dataset, quarantine, views=views, seed=7)
     end = order.batches_per_epoch if end is None else end
     loader = BatchLoader(
         reader, order, start=start, end=end, workers=workers, prefetch=prefetch, prepare=lambda batch, place: batch
@@ -196,9 +198,7 @@ def test_a_crash_in_a_reading_thread_reaches_the_consumer():
 def test_leaving_early_leaves_no_thread_behind():
     before = threading.active_count()
     order = ClipOrder(400, 4, seed=0)
-    reader = ClipReader(
-        Numbers(400, delay=0.001), Quarantine(None, num_clips=400, max_fraction=0.0), ClipSpec(), seed=0
-    )
+    reader = ClipReader(Numbers(400, delay=0.001), Quarantine(None, num_clips=400, max_fraction=0.0), views=1, seed=0)
     with BatchLoader(
         reader, order, start=0, end=90, workers=4, prefetch=2, prepare=lambda batch, place: batch
     ) as batches:
@@ -213,3 +213,73 @@ def test_the_memory_cache_keeps_what_fits_and_gives_the_same():
     second = [cache.read(index, 0).tensors["clip"].tolist() for index in range(10)]
     assert first == second
     assert len(dataset.reads) == 10 + 7
+
+
+class Vectors(Numbers):
+    """The same samples with vector labels, captions and a single number."""
+
+    def read(self, index, view):
+        sample = super().read(index, view)
+        tensors = {**sample.tensors, "scalar": torch.tensor(float(index))}
+        return replace(sample, tensors=tensors, label=torch.tensor([index, 0.5]), caption=f"number {index}")
+
+
+class Table(Vectors):
+    """The same again; several are read in one call."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.calls = []
+
+    def read_many(self, indices, view):
+        self.calls.append(tuple(indices))
+        batch = collate([self.read(index, view) for index in indices])
+        self.reads.clear()
+        return batch
+
+
+def loaded(dataset, **settings):
+    """What a batch holds, for every batch."""
+    order = ClipOrder(len(dataset.clip_ids), 4, seed=7)
+    quarantine = Quarantine(None, num_clips=len(dataset.clip_ids), max_fraction=0.5)
+    reader = ClipReader(dataset, quarantine, views=2, seed=7, **settings)
+    with BatchLoader(
+        reader, order, start=0, end=8, workers=2, prefetch=2, prepare=lambda batch, place: batch
+    ) as batches:
+        return [
+            (batch.clip_ids, {n: t.tolist() for n, t in batch.tensors.items()}, batch.labels.tolist(), batch.captions)
+            for batch in batches
+        ]
+
+
+@pytest.mark.parametrize("bad", [(), (3, 4)])
+def test_a_table_is_read_a_batch_at_a_time_and_gives_what_single_reads_give(bad):
+    table = Table(16, bad=bad)
+    found = loaded(table)
+    assert found == loaded(Vectors(16, bad=bad))
+    clip_ids, tensors, labels, captions = found[5]
+    numbers = [row[0] for row in tensors["clip"]]
+    assert clip_ids == tuple(f"clip{number}" for number in numbers) and tensors["scalar"] == numbers
+    assert labels == [[number, 0.5] for number in numbers]
+    assert captions == tuple(f"number {number}" for number in numbers)
+    if not bad:
+        assert [len(call) for call in table.calls] == [4] * 8 and table.reads == []
+
+
+def test_tensors_that_nobody_reads_are_left_out():
+    assert all(set(tensors) == {"scalar"} for _, tensors, _, _ in loaded(Table(16), wanted=frozenset(["scalar"])))
+    assert all(
+        set(tensors) == {"scalar"} for _, tensors, _, _ in loaded(Table(16, bad=(1,)), wanted=frozenset(["scalar"]))
+    )
+
+
+def test_labels_are_class_numbers_or_numbers_to_regress_and_of_one_kind():
+    def labels(*values):
+        return collate([Sample(str(value), {}, label=value) for value in values]).labels
+
+    assert (labels(3, 1).dtype, labels(3, 1).tolist()) == (torch.int64, [3, 1])
+    assert (labels(0.5, 2.0).dtype, labels(0.5, 2.0).tolist()) == (torch.float32, [0.5, 2.0])
+    assert labels(torch.ones(2), torch.zeros(2)).shape == (2, 2)
+    assert labels(1, None) is None
+    with pytest.raises(DataError, match=r"the label of 'tensor.*' is torch.float32 of shape \(3,\), and that of"):
+        labels(torch.ones(2), torch.zeros(3))

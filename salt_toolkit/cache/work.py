@@ -17,8 +17,8 @@ from pathlib import Path
 from salt_toolkit.cache.encoder import ClipEncoder
 from salt_toolkit.cache.writing import Counts, EncodedBatch, WritingThread
 from salt_toolkit.contracts import Dataset, Sample
-from salt_toolkit.data.loading import unreadable
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.reader import unreadable
 from salt_toolkit.data.samples import collate, plain_label
 from salt_toolkit.errors import BadClip, SaltError
 from salt_toolkit.store.index import CacheIndex

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from salt_toolkit.contracts import Dataset, Sample
 from salt_toolkit.errors import DataError
 
 
@@ -42,18 +43,32 @@ class BatchMemory:
         Raises:
             DataError: They differ from earlier samples'.
         """
-        with self._lock:
-            for name, tensor in like.items():
-                found = self.tensors.get(name)
-                if found is None:
-                    shape = (self.size, *tensor.shape)
-                    self.tensors[name] = torch.empty(shape, dtype=tensor.dtype, pin_memory=self.pin)
-                elif (found.shape[1:], found.dtype) != (tensor.shape, tensor.dtype):
-                    raise DataError(
-                        f"a sample's {name!r} is {tensor.dtype} of shape {tuple(tensor.shape)}, and other samples' is "
-                        f"{found.dtype} of {tuple(found.shape[1:])}; the samples of a data set must be alike"
-                    )
+        for name, tensor in like.items():
+            self._make(name, tuple(tensor.shape), tensor.dtype)
         return {name: self.tensors[name][place] for name in like}
+
+    def block(self, start: int, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Several samples' part of every tensor; see `rows`.
+
+        Args:
+            start: Place of the first sample in the batch.
+            like: Tensors of the shapes and types wanted, stacked.
+        """
+        for name, tensor in like.items():
+            self._make(name, tuple(tensor.shape[1:]), tensor.dtype)
+        return {name: self.tensors[name][start : start + len(tensor)] for name, tensor in like.items()}
+
+    def _make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Takes the memory of one tensor, unless it is there."""
+        with self._lock:
+            found = self.tensors.get(name)
+            if found is None:
+                self.tensors[name] = torch.empty((self.size, *shape), dtype=dtype, pin_memory=self.pin)
+            elif (tuple(found.shape[1:]), found.dtype) != (shape, dtype):
+                raise DataError(
+                    f"a sample's {name!r} is {dtype} of shape {shape}, and other samples' is {found.dtype} of "
+                    f"{tuple(found.shape[1:])}; the samples of a data set must be alike"
+                )
 
     def note_use(self) -> None:
         """Remembers that copies to the GPU may still be reading; `wait` waits for them."""
@@ -109,3 +124,33 @@ class MemoryRing:
         """Lets a batch's memory be written again."""
         memory.note_use()
         self._free.put(memory)
+
+
+class RamCache:
+    """A dataset that keeps what it has read in memory, as far as a budget reaches.
+
+    Args:
+        dataset: Where samples come from.
+        budget: Bytes to keep at most; what comes after is read anew each time.
+    """
+
+    def __init__(self, dataset: Dataset, budget: int) -> None:
+        self.dataset = dataset
+        self.clip_ids = dataset.clip_ids
+        self.class_names = dataset.class_names
+        self._room = budget
+        self._kept: dict[tuple[int, int], Sample] = {}
+        self._lock = threading.Lock()
+
+    def read(self, index: int, view: int) -> Sample:
+        """Reads a view of a clip, from memory where it is there."""
+        kept = self._kept.get((index, view))
+        if kept is not None:
+            return kept
+        sample = self.dataset.read(index, view)
+        size = sum(tensor.nbytes for tensor in sample.tensors.values())
+        with self._lock:
+            if (index, view) not in self._kept and size <= self._room:
+                self._kept[index, view] = sample
+                self._room -= size
+        return sample

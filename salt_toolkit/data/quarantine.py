@@ -55,10 +55,10 @@ class Quarantine:
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.reasons
 
-    def count_read(self) -> None:
-        """Counts one clip that was read, good or bad."""
+    def count_read(self, number: int = 1) -> None:
+        """Counts clips that were read, good or bad."""
         with self._lock:
-            self._num_read += 1
+            self._num_read += number
 
     def record(self, clip_id: str, bad: BadClip) -> None:
         """Enters a bad clip, once.

@@ -27,14 +27,42 @@ def batch_of(samples: Sequence[Sample], tensors: Mapping[str, Tensor]) -> ClipBa
     """A batch of samples whose tensors are stacked already.
 
     Raises:
-        DataError: The samples' labels have not one shape and type.
+        DataError: The samples have not the same tensors, or labels of one shape and type.
     """
+    if any(sample.tensors.keys() != tensors.keys() for sample in samples):
+        raise DataError(f"the samples {[sample.clip_id for sample in samples]} have not the same tensors")
     captions = [sample.caption for sample in samples]
     return ClipBatch(
         clip_ids=tuple(sample.clip_id for sample in samples),
         tensors=tensors,
         labels=_labels(samples),
         captions=None if None in captions else tuple(caption for caption in captions if caption is not None),
+    )
+
+
+def joined(parts: Sequence[ClipBatch], tensors: Mapping[str, Tensor]) -> ClipBatch:
+    """Parts of a batch as one.
+
+    Args:
+        parts: In the order of their rows.
+        tensors: The stacked tensors of all parts; further ones are left out.
+
+    Raises:
+        DataError: The parts have not the same tensors, or labels of one shape and type.
+    """
+    names, labels, captions = parts[0].tensors.keys(), [part.labels for part in parts], [p.captions for p in parts]
+    clip_ids = tuple(clip_id for part in parts for clip_id in part.clip_ids)
+    given = [label for label in labels if label is not None]
+    if (
+        any(part.tensors.keys() != names for part in parts)
+        or len({(label.shape[1:], label.dtype) for label in given}) > 1
+    ):
+        raise DataError(f"the samples {list(clip_ids)} have not the same tensors, or labels of different kinds")
+    return ClipBatch(
+        clip_ids=clip_ids,
+        tensors={name: tensors[name] for name in names},
+        labels=torch.cat(given) if len(given) == len(parts) else None,
+        captions=None if None in captions else tuple(text for some in captions if some is not None for text in some),
     )
 
 

@@ -9,9 +9,11 @@ import torch
 from salt_toolkit.assemble import build_dataset, build_method
 from salt_toolkit.cache.lookup import find_cache
 from salt_toolkit.contracts import ClipBatch, Method
-from salt_toolkit.data.loading import BatchLoader, ClipReader, Prepare, RamCache
+from salt_toolkit.data.loading import BatchLoader, Prepare
+from salt_toolkit.data.memory import RamCache
 from salt_toolkit.data.order import ClipOrder, Place
 from salt_toolkit.data.quarantine import Quarantine
+from salt_toolkit.data.reader import ClipReader
 from salt_toolkit.errors import RunError
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.directory import RunDirectory
@@ -55,7 +57,7 @@ class TrainingData:
         )
         if self.loader.ram_cache_mb:
             dataset = RamCache(dataset, self.loader.ram_cache_mb * 10**6)
-        self.reader = ClipReader(dataset, self.quarantine, recipe.clip, recipe.run.seed)
+        self.reader = ClipReader(dataset, self.quarantine, views=recipe.clip.views, seed=recipe.run.seed)
 
     def batches(self, start: int, end: int, prepare: Prepare) -> BatchLoader:
         """This process's part of the batches ``start`` to ``end``."""

@@ -101,7 +101,7 @@ class Stepper:
             moved = batch.to(self.machine.device)
         present = torch.cuda.current_stream(self.machine.device)
         present.wait_stream(self._copies)
-        for tensor in moved.tensors.values():
+        for tensor in (*moved.tensors.values(), *([moved.labels] if moved.labels is not None else [])):
             tensor.record_stream(present)
         return moved
 
