@@ -36,6 +36,7 @@ from salt_toolkit.store.maintain import drop_leftovers
 from salt_toolkit.store.manifest import FILE, Manifest, claim, read_manifest, require_same
 from salt_toolkit.store.shard_writer import SAFE, write_all
 from salt_toolkit.system.files import writing
+from salt_toolkit.system.launch import Launch
 from salt_toolkit.system.progress import Progress
 from salt_toolkit.system.signals import StopRequests
 
@@ -125,9 +126,8 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
         drop_leftovers(directory)
         if not missing_clips(directory, _part(options), _end(options, dataset)):
             return CacheOutcome(directory, Counts(), 0, None)
-    silent = os.environ.get("RANK", "0") != "0"
     with (
-        Progress(f"cache {split}", unit="clip", silent=silent) as progress,
+        Progress(f"cache {split}", unit="clip", silent=not Launch.here().is_first) as progress,
         StopRequests(options.max_hours) as requests,
     ):
         machine = _machine(recipe, options.device)
@@ -161,9 +161,9 @@ def fill_cache(recipe: Recipe, options: CacheOptions) -> CacheOutcome:
 
 def _part(options: CacheOptions) -> tuple[int, int]:
     """The share of this process: of the job that the options name, one rank's."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    launch = Launch.here()
     number, count = options.part
-    return number * world + rank, count * world
+    return number * launch.world_size + launch.rank, count * launch.world_size
 
 
 def _end(options: CacheOptions, dataset: Dataset) -> int:

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from salt_toolkit.errors import RunError
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.system.launch import Launch
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class Machine:
         """A GPU (of several processes each takes its own), or the CPU; set up as the recipe's ``[train]`` wishes.
 
         bf16 is used where the recipe asks for it and the device has it.
+
+        Raises:
+            RunError: A launcher has started more processes here than there are GPUs.
         """
         settings = recipe.train
         if settings.deterministic:
@@ -33,7 +38,12 @@ class Machine:
         torch.use_deterministic_algorithms(settings.deterministic)
         if not torch.cuda.is_available():
             return cls(torch.device("cpu"), bf16=False)
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        number, gpus = Launch.here().local_rank, torch.cuda.device_count()
+        if number >= gpus:
+            raise RunError(
+                f"LOCAL_RANK is {number}, and this machine has {gpus} GPU(s)", "Start fewer processes on it."
+            )
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark and not settings.deterministic
         torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
 from salt_toolkit.contracts import ClipBatch, Method, StepOutput
-from salt_toolkit.errors import RunError, SaltError
+from salt_toolkit.errors import RunError, SaltError, explain
 from salt_toolkit.recipe import Recipe
+from salt_toolkit.system.launch import Launch
 
 ValueT = TypeVar("ValueT")
 
@@ -31,8 +32,8 @@ class Processes:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+        launch = Launch.here()
+        self.count, self.rank = launch.world_size, launch.rank
         self.shards_weights = self.count > 1 and _wants_shards(recipe)
         self._host: Any = None
         if recipe.train.batch_size % self.count:
@@ -107,13 +108,13 @@ class Processes:
         return values[0]
 
     def decided(self, question: Callable[[], ValueT]) -> ValueT:
-        """The first process's answer, for all; also its SaltError, which all then raise."""
+        """The first process's answer, for all; also its error in the user's words, which all then raise."""
         answer: tuple[ValueT | None, SaltError | None] = (None, None)
         if self.is_first:
             try:
                 answer = (question(), None)
-            except SaltError as error:
-                answer = (None, error)
+            except (SaltError, OSError) as error:
+                answer = (None, explain(error))
         value, problem = self.from_first(answer)
         if problem is not None:
             raise problem
