@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 import torch
+from salt_demo.videos import write_demo_data
 
 from salt_toolkit.assemble import build_dataset, build_teacher
 from salt_toolkit.cache.fill import CacheOptions, fill_cache
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.data.samples import collate
-from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs.directory import RunDirectory

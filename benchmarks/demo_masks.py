@@ -9,7 +9,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from salt_toolkit.demo.story import bundled_recipes, judge, run_demo
+from salt_demo.story import bundled_recipes, judge, run_demo
+
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs.directory import RunDirectory

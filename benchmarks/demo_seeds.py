@@ -12,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from salt_toolkit.demo.story import bundled_recipes, run_demo
+from salt_demo.story import bundled_recipes, run_demo
 
 
 def main(folder: Path, num_seeds: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from salt_demo.videos import write_demo_data
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,7 +27,6 @@ from torch.nn import functional
 from salt_toolkit.assemble import build_dataset, build_method
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.data.samples import collate
-from salt_toolkit.demo.data import write_demo_data
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs.machine import Machine

@@ -20,6 +20,8 @@ A whole plugin::
     def salt_teachers():
         yield Component("mine", MyConfig, build_mine, "What it is, in one line.")
 
+Commands come by another group, ``salt_toolkit.commands``: see `salt_toolkit.cli.extensions`.
+
 A recipe then says ``[teacher]`` ``use = "mine"``. What the built objects must do stands in
 `salt_toolkit.contracts`; `salt_toolkit.testing` checks it; ``plugins/toy`` is a template to copy.
 """

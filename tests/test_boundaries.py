@@ -29,12 +29,13 @@ def test_every_plugin_folder_is_a_distribution():
 
 
 def test_the_root_declares_exactly_the_plugins_own_entry_points():
-    union: dict[str, str] = {}
+    union: dict[str, dict[str, str]] = {}
     for folder in PLUGINS:
-        own = project_of(folder)["project"]["entry-points"]["salt_toolkit"]
-        assert union.keys().isdisjoint(own)
-        union |= own
-    assert PROJECT["project"]["entry-points"]["salt_toolkit"] == union
+        for group, own in project_of(folder)["project"]["entry-points"].items():
+            assert union.setdefault(group, {}).keys().isdisjoint(own)
+            union[group] |= own
+    assert PROJECT["project"]["entry-points"] == union
+    assert sorted(union) == ["salt_toolkit", "salt_toolkit.commands"]
 
 
 def test_the_wheel_holds_exactly_the_core_and_the_plugins():
@@ -52,7 +53,7 @@ def test_a_wheel_unpacked_elsewhere_runs_and_finds_its_recipes(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
-    script = "from salt_toolkit.demo.story import bundled_recipes as b; print(b())"
+    script = "from salt_demo.story import bundled_recipes as b; print(b())"
     found = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -74,7 +75,11 @@ def test_a_plugin_folder_can_be_copied_and_cannot_be_uploaded(folder):
     assert found["project"]["name"] == f"salt-{folder.name}"
     assert found["project"]["requires-python"] == PROJECT["project"]["requires-python"]
     assert "Private :: Do Not Upload" in found["project"]["classifiers"]
-    assert found["project"]["entry-points"]["salt_toolkit"] == {folder.name: package}
+    points = found["project"]["entry-points"]
+    assert points.get("salt_toolkit", {folder.name: package}) == {folder.name: package}
+    commands = points.get("salt_toolkit.commands", {})
+    assert all(value.startswith(f"{package}.") for value in commands.values())
+    assert "salt_toolkit" in points or commands
     assert found["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [package]
     assert (folder / package / "__init__.py").is_file()
     assert (folder / "README.md").is_file()

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from salt_toolkit import component, contracts, geometry, hookspecs
 from salt_toolkit.cli.app import app
-from salt_toolkit.cli.cache import FILL
+from salt_toolkit.cli.cache_commands import FILL
 from salt_toolkit.kinds import KINDS
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.recipe.load import CORE_SECTIONS, OPTIONAL_SECTIONS
@@ -139,7 +139,10 @@ def test_every_hook_is_described():
 def commands() -> dict[str, set[str]]:
     """Every command of ``salt`` with its options; ``salt cache RECIPE`` is short for a command of its own."""
     found: dict[str, set[str]] = {}
-    for name, command in typer.main.get_command(app).commands.items():
+    salt = typer.main.get_command(app)
+    context = salt.make_context("salt", [], resilient_parsing=True)
+    for name in salt.list_commands(context):
+        command = salt.get_command(context, name)
         for word, inner in getattr(command, "commands", {"": command}).items():
             called = name if word in ("", FILL) else f"{name} {word}"
             options = (option for parameter in inner.params for option in parameter.opts)

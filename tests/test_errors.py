@@ -155,5 +155,9 @@ def test_findings_of_errors():
     assert [finding.key for finding in recipes] == ["masker.ratio", ""]
 
 
-def test_the_package_offers_its_errors():
+def test_every_name_that_the_package_offers_is_there():
     assert salt_toolkit.SaltError is SaltError
+    for name in salt_toolkit.__all__:
+        assert getattr(salt_toolkit, name) is not None
+    with pytest.raises(ImportError, match="Teechers"):
+        from salt_toolkit import Teechers  # noqa: F401

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from salt_toolkit.discovery import Plugin
+from salt_toolkit.cli.extensions import InstalledCommand, load_or_explain
 from salt_toolkit.registry import Registry
 
 
-def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
-    """Every plugin with its origin, its components and its error."""
-    return [
+def plugin_rows(registry: Registry, commands: Mapping[str, InstalledCommand]) -> list[dict[str, Any]]:
+    """Every plugin, and every command of one, with its origin, what it provides, and its error."""
+    rows = [
         {
             "plugin": plugin.name,
             "distribution": plugin.distribution,
@@ -25,26 +26,39 @@ def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
         }
         for plugin in registry.plugins
     ]
+    for command in commands.values():
+        loaded, fault = load_or_explain(command)
+        provided = {"kind": "command", "name": command.name, "summary": "" if fault else loaded.get_short_help_str()}
+        origin = {"distribution": command.distribution, "version": command.version, "module": command.module}
+        found = [] if fault else [provided]
+        error = str(fault) if fault else None
+        rows.append({"plugin": command.name, **origin, "kinds": [], "components": found, "error": error})
+    return rows
 
 
-def render_plugins(registry: Registry) -> str:
-    """Every plugin with what it provides, or why it failed; for a terminal."""
+def render_plugins(rows: Sequence[Mapping[str, Any]], clashes: Sequence[str]) -> str:
+    """Every plugin with what it provides, or why it failed; for a terminal.
+
+    Args:
+        rows: As `plugin_rows` gives them.
+        clashes: A sentence for every name that two plugins claim.
+    """
     lines: list[str] = []
-    for plugin in registry.plugins:
-        lines += _plugin_lines(plugin)
-    lines += [f"clash: {clash}" for clash in registry.clashes]
-    broken = f", {len(registry.broken)} of them broken" if registry.broken else ""
-    lines.append(f"{len(registry.plugins)} plugins{broken}")
+    for row in rows:
+        lines += _plugin_lines(row)
+    lines += [f"clash: {clash}" for clash in clashes]
+    num_broken = sum(row["error"] is not None for row in rows)
+    lines.append(f"{len(rows)} plugins{f', {num_broken} of them broken' if num_broken else ''}")
     return "\n".join(lines)
 
 
-def _plugin_lines(plugin: Plugin) -> list[str]:
-    lines = [f"{plugin.name}  ({plugin.distribution} {plugin.version}, {plugin.module})"]
-    if plugin.error is not None:
-        return [*lines, f"  broken: {plugin.error}"]
-    rows = [
-        *(("kind", kind.name, kind.summary) for kind in plugin.kinds),
-        *((kind, component.name, component.summary) for kind, component in plugin.components),
+def _plugin_lines(row: Mapping[str, Any]) -> list[str]:
+    lines = [f"{row['plugin']}  ({row['distribution']} {row['version']}, {row['module']})"]
+    if row["error"] is not None:
+        return [*lines, f"  broken: {row['error']}"]
+    provided = [
+        *(("kind", kind["name"], kind["summary"]) for kind in row["kinds"]),
+        *((each["kind"], each["name"], each["summary"]) for each in row["components"]),
     ]
-    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
-    return [*lines, *(f"  {kind:<{max(10, first)}} {name:<{second}}  {summary}" for kind, name, summary in rows)]
+    first, second = (max((len(cells[column]) for cells in provided), default=0) for column in (0, 1))
+    return lines + [f"  {kind:<{max(10, first)}} {name:<{second}}  {summary}" for kind, name, summary in provided]

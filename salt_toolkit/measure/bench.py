@@ -25,7 +25,7 @@ CLOSE = 0.02
 HEADROOM = 1.2
 """How much faster than the step a loader should be, so that the step does not wait."""
 
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class BenchOptions:
     seconds: float = 5.0
 
 
-def run_bench(recipe: Recipe, options: BenchOptions, told: Told = lambda message: None) -> dict[str, Any]:
+def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: None) -> dict[str, Any]:
     """Measures a recipe on this machine; writes nothing.
 
     Args:
         recipe: A valid recipe.
         options: What to measure.
-        told: Called with a line about what is being measured.
+        log: Called with a line about what is being measured.
 
     Returns:
         Plain values: ``step``, a row for each batch size; ``loader``, a row for each worker count; ``both``;
@@ -59,20 +59,20 @@ def run_bench(recipe: Recipe, options: BenchOptions, told: Told = lambda message
         SaltError: The recipe cannot be trained here.
     """
     machine = Machine.here(recipe)
-    trial = Trial(recipe, machine, told)
+    trial = Trial(recipe, machine, log)
     own_size, own_workers = recipe.train.batch_size, recipe.loader.workers
     # The recipe's own are always measured: only beside them does the best mean something.
     sizes = [own_size, *(options.batch_sizes or default_batch_sizes(own_size, trial.num_clips))]
     workers = [own_workers, *(options.workers or default_workers(own_workers))]
-    told("building the method")
+    log("building the method")
     cached = trial.data.cache is not None
     work = _Work.of(recipe, machine, cached=cached)
-    step_rows = _step_rows(trial, sizes, max(workers), options.seconds, work, told)
-    loader_rows = _loader_rows(trial, workers, options.seconds, told)
+    step_rows = _step_rows(trial, sizes, max(workers), options.seconds, work, log)
+    loader_rows = _loader_rows(trial, workers, options.seconds, log)
     recommended = recommend(step_rows, loader_rows)
     both = None
     if recommended is not None:
-        both = _both_row(trial, recommended, options.seconds, work, told)
+        both = _both_row(trial, recommended, options.seconds, work, log)
     return {
         **stamp("bench"),
         "name": recipe.run.name,
@@ -188,14 +188,14 @@ class _Work:
 
 
 def _step_rows(
-    trial: Trial, sizes: Sequence[int], workers: int, seconds: float, work: _Work, told: Told
+    trial: Trial, sizes: Sequence[int], workers: int, seconds: float, work: _Work, log: Log
 ) -> list[dict[str, Any]]:
     """A row for each batch size, from the smallest on; one that does not fit ends the growth."""
     rows: list[dict[str, Any]] = []
     _ = trial.method  # first, so that what it takes counts as there before the first batch
     base = resident_memory()
     for size in sorted(set(sizes)):
-        told(f"step alone, batch size {size}")
+        log(f"step alone, batch size {size}")
         why = _cannot_try(trial, size, base, rows)
         if why is None:
             try:
@@ -244,10 +244,10 @@ def _no_step_row(size: int, why: str) -> dict[str, Any]:
     return {"batch_size": size, **dict.fromkeys(measured), "why": why}
 
 
-def _loader_rows(trial: Trial, workers: Sequence[int], seconds: float, told: Told) -> list[dict[str, Any]]:
+def _loader_rows(trial: Trial, workers: Sequence[int], seconds: float, log: Log) -> list[dict[str, Any]]:
     rows = []
     for count in sorted(set(workers)):
-        told(f"loader alone, {count} {'worker' if count == 1 else 'workers'}")
+        log(f"loader alone, {count} {'worker' if count == 1 else 'workers'}")
         size = min(trial.recipe.train.batch_size, trial.num_clips)
         found, _ = time_loading(trial, count, batch_size=size, seconds=seconds)
         rows.append(
@@ -262,9 +262,9 @@ def _loader_rows(trial: Trial, workers: Sequence[int], seconds: float, told: Tol
     return rows
 
 
-def _both_row(trial: Trial, recommended: Mapping[str, int], seconds: float, work: _Work, told: Told) -> dict[str, Any]:
+def _both_row(trial: Trial, recommended: Mapping[str, int], seconds: float, work: _Work, log: Log) -> dict[str, Any]:
     size, workers = recommended["train.batch_size"], recommended["loader.workers"]
-    told(f"both together, batch size {size}, {workers} {'worker' if workers == 1 else 'workers'}")
+    log(f"both together, batch size {size}, {workers} {'worker' if workers == 1 else 'workers'}")
     measured = ("clips_per_second", "ms_per_step", "memory_gb", "flop_share", "data_wait_share", "steps")
     row: dict[str, Any] = {"batch_size": size, "workers": workers, **dict.fromkeys(measured), "why": None}
     try:

@@ -31,10 +31,10 @@ MIN_STEPS = 3
 SMALL_SHARED_MEMORY = 1e9
 """Bytes of ``/dev/shm`` below which several GPUs cannot talk through it."""
 
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, told: Told = lambda message: None) -> None:
+def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, log: Log = lambda message: None) -> None:
     """Reads real batches, trains a few real steps, and adds what it found to `salt check`'s report.
 
     The facts go to ``report.facts["preflight"]``, as far as it came. Nothing stays on the disk.
@@ -43,7 +43,7 @@ def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, told: Tol
         recipe: A valid recipe.
         report: Of `check_recipe`, for the same recipe.
         num_batches: Batches to read, at least 2.
-        told: Called with a line about what is being done.
+        log: Called with a line about what is being done.
     """
     machine = Machine.here(recipe)
     facts: dict[str, Any] = {"device": machine.describe(), "batches": num_batches}
@@ -53,25 +53,25 @@ def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, told: Tol
         return
     _look_at_disk(recipe, report, facts)
     with _findings(report, "dataset"):
-        trial = Trial(recipe, machine, told)
+        trial = Trial(recipe, machine, log)
         try:
-            _measure(trial, report, facts, num_batches, told)
+            _measure(trial, report, facts, num_batches, log)
         finally:
             _tell_bad_clips(trial, report, facts)
 
 
-def _measure(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int, told: Told) -> None:
+def _measure(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int, log: Log) -> None:
     """Loader and steps, each alone; what does not work becomes a finding."""
     recipe = trial.recipe
     facts["latents"] = "from the cache" if trial.data.cache is not None else "from the live teacher"
-    told("building the method")
+    log("building the method")
     with _findings(report, "method"):
         _ = trial.method
-    told(f"reading {num_batches} batches of {recipe.train.batch_size} clips")
+    log(f"reading {num_batches} batches of {recipe.train.batch_size} clips")
     loading, batch = _load(trial, report, facts, num_batches)
     if report.has("error", "missing") and "method" not in trial.__dict__:
         return
-    told("training a few steps on one of them")
+    log("training a few steps on one of them")
     with _findings(report, "train"):
         stepping = time_steps(trial, batch, STEP_SECONDS, min_steps=MIN_STEPS)
         _conclude(trial, report, facts, loading, stepping, batch)

@@ -33,19 +33,19 @@ class Trial:
     Args:
         recipe: A valid recipe.
         machine: Where.
-        told: Called with a sentence about the cache.
+        log: Called with a sentence about the cache.
 
     Raises:
         SaltError: The data cannot be used, or a launcher has started several processes.
     """
 
-    def __init__(self, recipe: Recipe, machine: Machine, told: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, recipe: Recipe, machine: Machine, log: Callable[[str], None] = lambda message: None) -> None:
         self.processes = Processes(recipe)
         if self.processes.count > 1:
             raise RunError("one process is measured, and a launcher has started several; call salt without it")
         self.recipe = replace(recipe, loader=recipe.loader.model_copy(update={"ram_cache_mb": 0}))
         self.machine = machine
-        self.data = TrainingData(self.recipe, None, pin_memory=machine.device.type == "cuda", told=told)
+        self.data = TrainingData(self.recipe, None, pin_memory=machine.device.type == "cuda", told=log)
         self.num_read = 0
         self._prepares = False
 

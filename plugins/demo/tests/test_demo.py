@@ -7,10 +7,7 @@ import json
 import av
 import numpy as np
 import pytest
-from sklearn.linear_model import RidgeClassifier
-
-from salt_toolkit.demo.data import write_demo_data
-from salt_toolkit.demo.motion import (
+from salt_demo.motion import (
     DIRECTIONS,
     FADE,
     LABELS,
@@ -21,7 +18,10 @@ from salt_toolkit.demo.motion import (
     _strength,
     draw_motion,
 )
-from salt_toolkit.demo.story import _lead, run_demo
+from salt_demo.story import _lead, run_demo
+from salt_demo.videos import write_demo_data
+from sklearn.linear_model import RidgeClassifier
+
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.seeding import generator_for
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 import salt_toolkit
+from salt_demo.motion import LABELS
+from salt_demo.videos import write_demo_data
 from salt_toolkit.assemble import build_dataset, build_student, student_spec
 from salt_toolkit.contracts import Student
-from salt_toolkit.demo.data import write_demo_data
-from salt_toolkit.demo.motion import LABELS
 from salt_toolkit.errors import RecipeChanged, RunConflict, RunError
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
 from salt_toolkit.evaluate.probes import ProbeResult, probe

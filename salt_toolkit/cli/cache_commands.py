@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from salt_toolkit.cli.options import JsonOption, SetOption
+from salt_toolkit.cli.output import CoreCommand, write, write_json
 from salt_toolkit.errors import SaltError
 
 FILL = "fill"
@@ -30,14 +31,9 @@ cache_app = typer.Typer(
 )
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="A cache: the folder with manifest.json.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; KEY= takes it away."),
-]
 
 
-@cache_app.command(name=FILL)
+@cache_app.command(name=FILL, cls=CoreCommand)
 def fill(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML, with a [cache] section.")],
     overrides: SetOption = None,
@@ -62,7 +58,7 @@ def fill(
     outcome = fill_cache(loaded, options)
     counts = outcome.counts
     bad = f", {counts.bad} bad" if counts.bad else ""
-    typer.echo(f"{counts.done} clips{bad} in {counts.elapsed:.0f} s; {outcome.directory}")
+    write(f"{counts.done} clips{bad} in {counts.elapsed:.0f} s; {outcome.directory}")
     if not outcome.missing:
         return
     if outcome.stopped_by is not None:
@@ -73,7 +69,7 @@ def fill(
     raise typer.Exit(OUT_OF_TIME)
 
 
-@cache_app.command()
+@cache_app.command(cls=CoreCommand)
 def info(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
     """Says whose latents a cache holds, how many, how large, and what is missing."""
     from salt_toolkit.cache.text import cache_facts, render_cache
@@ -81,10 +77,13 @@ def info(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
 
     index = CacheIndex.open(directory, forgive_damage=True)
     facts = cache_facts(index)
-    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else render_cache(facts))
+    if as_json:
+        write_json(facts)
+    else:
+        write(render_cache(facts))
 
 
-@cache_app.command()
+@cache_app.command(cls=CoreCommand)
 def verify(
     directory: DirectoryArgument,
     recipe: Annotated[Path | None, typer.Option(help="Compute some clips anew with this recipe, and compare.")] = None,
@@ -100,7 +99,10 @@ def verify(
     facts = verdict_facts(verdict)
     if recipe is not None and verdict.sound:
         facts["spot_checks"] = _spot_checks(directory, recipe, overrides or (), spot)
-    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else render_verdict(facts))
+    if as_json:
+        write_json(facts)
+    else:
+        write(render_verdict(facts))
     failed = not verdict.sound or any(not check["ok"] for check in facts.get("spot_checks", ()))
     raise typer.Exit(1 if failed else 0)
 
@@ -113,19 +115,19 @@ def _spot_checks(directory: Path, recipe: Path, overrides: Any, spot: int) -> li
     return spot_check(directory, load_recipe(recipe, discover(), overrides), count=spot)
 
 
-@cache_app.command()
+@cache_app.command(cls=CoreCommand)
 def repair(directory: DirectoryArgument) -> None:
     """Drops what is torn; the command that made the cache fills it again."""
     from salt_toolkit.store.maintain import repair as drop_torn
 
     found = drop_torn(directory)
-    typer.echo(
+    write(
         f"dropped {len(found.damaged_shards)} damaged shards and {len(found.damaged_rows)} damaged rows; "
         "`salt cache RECIPE` fills what is missing"
     )
 
 
-@cache_app.command()
+@cache_app.command(cls=CoreCommand)
 def merge(
     target: Annotated[Path, typer.Argument(help="A cache, or a new directory.")],
     sources: Annotated[list[Path], typer.Argument(help="Caches of the same identity, made elsewhere.")],
@@ -134,10 +136,10 @@ def merge(
     from salt_toolkit.store.maintain import merge as join
 
     taken = join(target, sources)
-    typer.echo(f"{taken} shards taken into {target}")
+    write(f"{taken} shards taken into {target}")
 
 
-@cache_app.command()
+@cache_app.command(cls=CoreCommand)
 def convert(
     source: Annotated[Path, typer.Argument(help="A cache, or a folder with one <clip id>.pt for each clip.")],
     target: Annotated[Path, typer.Argument(help="A new directory.")],
@@ -161,7 +163,7 @@ def convert(
         written = write_anew(source, target, dtype=encoding)
     else:
         written = _import(source, target, encoding, recipe, overrides or ())
-    typer.echo(f"{written} rows written to {target}")
+    write(f"{written} rows written to {target}")
 
 
 def _import(source: Path, target: Path, dtype: Any, recipe: Path | None, overrides: Any) -> int:

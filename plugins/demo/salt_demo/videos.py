@@ -11,7 +11,7 @@ from av.error import FFmpegError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from salt_toolkit.demo.motion import LABELS, write_motion_videos
+from salt_demo.motion import LABELS, write_motion_videos
 from salt_toolkit.errors import DataError, SystemFault
 from salt_toolkit.system.files import write_json
 

@@ -6,8 +6,8 @@ import os
 
 import av
 import pytest
+from salt_demo.videos import MANIFEST, write_demo_data
 
-from salt_toolkit.demo.data import MANIFEST, write_demo_data
 from salt_toolkit.errors import DataError
 
 

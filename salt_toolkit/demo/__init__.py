@@ -1,1 +1,0 @@
-"""A whole story on small videos: data, teacher, student, judgement."""
