@@ -387,14 +387,14 @@ def test_the_average_is_the_equation(recipe):
     """a <- d a + (1 - d) w, with d = min(decay, (1 + n) / (10 + n))."""
     module = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    average = WeightAverage(module, 0.5)
+    average = WeightAverage({"module": module}, 0.5)
     expected = 0.0
     for step in range(1, 12):
         torch.nn.init.constant_(module.weight, float(step))
         average.update(step, torch.zeros(()))
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-    assert average.tensors()["weight"].flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)
+    assert average.tensors()["module.weight"].flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)
 
 
 def test_a_run_with_an_average_leaves_it_and_the_last_weights(recipe):
@@ -402,12 +402,12 @@ def test_a_run_with_an_average_leaves_it_and_the_last_weights(recipe):
     run_recipe(plain)
     run_recipe(averaged)
     directory = RunDirectory.of(averaged)
-    assert same(load_file(directory.last), weights(plain))  # averaging changes nothing in training
+    assert same(load_file(directory.last("student")), weights(plain))  # averaging changes nothing in training
     assert not same(weights(averaged), weights(plain))
     first = dict(build_student(averaged).named_parameters())
     distance = {
         name: sum((tensor - first[key]).square().sum() for key, tensor in found.items() if key in first)
-        for name, found in (("last", load_file(directory.last)), ("average", weights(averaged)))
+        for name, found in (("last", load_file(directory.last("student"))), ("average", weights(averaged)))
     }
     assert distance["average"] < distance["last"]
     assert same(load_student(directory.path).state_dict(), weights(averaged))

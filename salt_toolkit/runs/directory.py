@@ -7,8 +7,8 @@ metrics.jsonl         one line of metrics for every ``train.log_every`` steps
 bad_clips.jsonl       clips that could not be used, with path and reason; bad_clips.1.jsonl of process 1
 skipped_steps.jsonl   steps whose loss or gradient was not finite, with their clips
 checkpoints/          the newest states of training, for resuming
-student.safetensors   the finished student; the run is complete
-last.safetensors      with train.ema: its weights after the last step, where student.safetensors is their average
+student.safetensors   the finished student; once all that the run exports is there, it is complete
+student.last.safetensors  with train.ema: its weights after the last step, where student.safetensors is their average
 ====================  ==================================================================
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,12 +85,20 @@ class RunDirectory:
     @property
     def student(self) -> Path:
         """The finished student's weights; there only once the run is complete."""
-        return self.path / "student.safetensors"
+        return self.export("student")
 
-    @property
-    def last(self) -> Path:
-        """The student's weights after the last step, where `student` is their average."""
-        return self.path / "last.safetensors"
+    def export(self, name: str) -> Path:
+        """The finished weights of one module that the run exports."""
+        return self.path / f"{name}.safetensors"
+
+    def last(self, name: str) -> Path:
+        """The weights of an exported module after the last step, where `export` is their average."""
+        return self.path / f"{name}.last.safetensors"
+
+    def is_complete(self) -> bool:
+        """Whether everything that the run exports is there."""
+        exports = read_environment(self.path).get("exports", {})
+        return bool(exports) and all(self.export(name).exists() for name in exports)
 
 
 def find_student(directory: str | Path) -> Path:
@@ -151,8 +158,8 @@ def stored_cards(directory: str | Path) -> list[ModelCard | None] | None:
     return [ModelCard(**card) if card else None for card in cards.values()]
 
 
-def student_layout(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What tells students of different make apart: a digest of their weights' names and shapes."""
+def layout_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What tells modules of different make apart: a digest of their weights' names and shapes."""
     named = strip_prefixes({key: list(shape) for key, shape in shapes.items()}, PREFIXES)  # as `tensor_shapes` does
     return "sha256:" + hashlib.sha256(json.dumps(sorted(named.items())).encode()).hexdigest()
 
@@ -165,16 +172,10 @@ def check_student(directory: str | Path) -> None:
         CheckpointError: The file is torn, or holds the weights of another student.
         FormatError: The run is in another version's format.
     """
-    weights, recipe = find_student(directory), run_recipe(directory)
+    weights = find_student(directory)
     shapes = tensor_shapes(weights)
     _check_format(weights)
-    trained = read_environment(directory).get("student_layout")
-    if trained is None:  # a run of an earlier version: at least its parameters have to be there
-        cost = recipe.student.config.cost(recipe.inputs(), 1) if recipe.student else None
-        other = cost is not None and sum(math.prod(shape) for shape in shapes.values()) < cost.parameters
-    else:
-        other = trained != student_layout(shapes)
-    if other:
+    if read_environment(directory).get("exports", {}).get("student") != layout_of(shapes):
         raise CheckpointError(
             f"{weights} holds another student than the one that its run has trained: put that one back, or name "
             f"another run. {looks_like(shapes)}"

@@ -119,8 +119,13 @@ def first_cards(directory: RunDirectory, present: Mapping[str, Card]) -> dict[st
     return {key: card if earlier.get(key) in (None, _UNKNOWN) else earlier[key] for key, card in present.items()}
 
 
-def complete_environment(recipe: Recipe, directory: RunDirectory, layout: str) -> None:
+def complete_environment(recipe: Recipe, directory: RunDirectory, exports: Mapping[str, str]) -> None:
     """Writes down what was not known before all was built, when weights may still have had to be downloaded.
+
+    Args:
+        recipe: Of the run.
+        directory: Of the run.
+        exports: What the run will leave: the layout of each module's weights, by the module's name.
 
     Raises:
         RunConflict: What has come is not the teacher that the run began with.
@@ -130,7 +135,7 @@ def complete_environment(recipe: Recipe, directory: RunDirectory, layout: str) -
         **read_environment(directory.path),
         "teachers": same_teachers(directory, fingerprints(recipe)),
         "cards": first_cards(directory, cards(recipe)),
-        "student_layout": layout,
+        "exports": dict(exports),
     }
     with writing(directory.path):
         write_json(directory.environment, known)

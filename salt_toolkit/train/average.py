@@ -1,8 +1,8 @@
-"""A moving average of the student's weights, for export and evaluation."""
+"""A moving average of the weights that a run exports, for export and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,20 @@ from salt_toolkit.train.processes import replicated_like
 
 
 class WeightAverage:
-    """An exponential moving average of a module's parameters; buffers are the module's own.
+    """An exponential moving average of some modules' parameters; buffers are the modules' own.
 
     The decay begins small, ``(1 + n) / (10 + n)`` after n updates, so that the random first weights are soon
     forgotten (as in TensorFlow's ExponentialMovingAverage).
 
     Args:
-        module: Whose parameters to average; its present ones are the first average.
+        modules: By name, whose parameters to average; their present ones are the first average.
         decay: How much of the average stays in each update, once it has warmed up.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = module
+    def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
+        self.modules = modules
         self.decay = decay
-        self._average = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+        self._average = {name: parameter.detach().clone() for name, parameter in self._parameters()}
 
     @torch.no_grad()
     def update(self, step: int, skipped: Tensor) -> None:
@@ -36,12 +36,12 @@ class WeightAverage:
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         weight = (1 - decay) * (1 - skipped)
-        parameters = dict(self.module.named_parameters())
+        parameters = dict(self._parameters())
         for name, average in self._average.items():
             average.lerp_(parameters[name], replicated_like(weight, average))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averages, by the parameters' names; shards where the parameters are."""
+        """The averages, by ``module.parameter``; shards where the parameters are."""
         return dict(self._average)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -49,6 +49,13 @@ class WeightAverage:
         for name, tensor in tensors.items():
             self._average[name].copy_(tensor)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The module's state with averages in the place of parameters."""
-        return {**self.module.state_dict(), **self._average}
+    def state_dict(self, module: str) -> dict[str, Tensor]:
+        """One module's state with averages in the place of parameters."""
+        names = dict(self.modules[module].named_parameters())
+        averages = {name: self._average[f"{module}.{name}"] for name in names}
+        return {**self.modules[module].state_dict(), **averages}
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for owner, module in self.modules.items():
+            for name, parameter in module.named_parameters():
+                yield f"{owner}.{name}", parameter

@@ -175,13 +175,13 @@ class _Trainer:
         return next((signal for signal in self.processes.gathered(requests.received) if signal is not None), None)
 
     def finish(self, stopped_by: Signals | None) -> Outcome:
-        """Leaves a resumable checkpoint, or the finished student."""
+        """Leaves a resumable checkpoint, or what the run exports."""
         if self._saved != self.step:
             self.save_checkpoint()
         complete = self.step == self.total_steps
         if complete:
             self.skipped.refuse_most(self.total_steps)
-            self._save_student()
+            self._save_exports()
         num_bad_clips = self._count_bad_clips()
         # A launcher ends the others soon after one has left; the first may still be writing.
         self.processes.wait()
@@ -214,10 +214,14 @@ class _Trainer:
                 checkpoints.save(folder, self.step, *state)
             checkpoints.remove_old(folder, settings.keep_checkpoints, settings.keep_every)
 
-    def _save_student(self) -> None:
-        student, average = self.method.student.state_dict(), self.stepper.average
-        weights = {self.directory.last: student, self.directory.student: average.state_dict()} if average else {}
-        for path, tensors in (weights or {self.directory.student: student}).items():
+    def _save_exports(self) -> None:
+        average, weights = self.stepper.average, {}
+        for name, module in self.method.exports().items():
+            path = self.directory.export(name)
+            if average:
+                weights[self.directory.last(name)] = module.state_dict()
+            weights[path] = average.state_dict(name) if average else module.state_dict()
+        for path, tensors in weights.items():
             whole = checkpoints.on_host(tensors, keep=self.processes.is_first)
             if self.processes.is_first:
                 about = stamped("student", {"steps": self.step})
@@ -284,7 +288,7 @@ class _Trainer:
 
 
 def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes a student's weights, whole or not at all."""
+    """Writes a module's weights, whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     with writing(path):
         checkpoints.save_tensors(weights, beside, metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from pathlib import Path
 
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.contracts import Method
-from salt_toolkit.errors import RecipeChange, RunConflict, RunError
+from salt_toolkit.errors import PluginError, RecipeChange, RunConflict, RunError
 from salt_toolkit.recipe import Recipe
-from salt_toolkit.runs.directory import RunDirectory, read_environment, student_layout
+from salt_toolkit.runs.directory import RunDirectory, layout_of, read_environment
 from salt_toolkit.runs.environment import describe_environment
 from salt_toolkit.runs.machine import Machine
 from salt_toolkit.runs.resume import changes_since, complete_environment, first_cards, same_teachers
@@ -83,8 +84,8 @@ def _run(
             progress.say(sentence)
 
         def built(method: Method) -> None:
-            layout = student_layout({key: tuple(value.shape) for key, value in method.student.state_dict().items()})
-            processes.decided(lambda: complete_environment(recipe, directory, layout))
+            layouts = export_layouts(method)
+            processes.decided(lambda: complete_environment(recipe, directory, layouts))
 
         return train(recipe, machine, processes, progress, found, max_hours, built=built)
 
@@ -108,9 +109,10 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         read_environment(directory.path)  # refuses a run in another version's format
         found = newest(directory.checkpoints, told.append)
         changed: list[RecipeChange] = []
-        if found is not None or directory.student.exists():
+        complete = directory.is_complete()
+        if found is not None or complete:
             changed = changes_since(recipe, directory)
-        if directory.student.exists():
+        if complete:
             return _Beginning(complete=True)
         environment = describe_environment(recipe, machine)
         if found is not None:
@@ -128,6 +130,24 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
     told += [f"note: changed since the run began: {line}" for line in changed]
     told += [f"{finding.severity}: {finding}" for finding in report.findings if finding.severity in ("warning", "note")]
     return _Beginning(complete=False, checkpoint=found, told=tuple(told))
+
+
+def export_layouts(method: Method) -> dict[str, str]:
+    """The layout of each module that the run will leave, by its name.
+
+    Raises:
+        PluginError: A name is no name for a file.
+    """
+    exports = method.exports()
+    wrong = [name for name in exports if not re.fullmatch(r"[a-z][a-z0-9_]*", name)]
+    if wrong or not exports:
+        found = ", ".join(map(repr, wrong)) or "none"
+        raise PluginError(
+            f"{type(method).__name__}.exports() names the modules that a run leaves, each by lowercase letters, digits "
+            f"and underscores; found {found}"
+        )
+    shapes = {name: {key: tuple(value.shape) for key, value in e.state_dict().items()} for name, e in exports.items()}
+    return {name: layout_of(shape) for name, shape in shapes.items()}
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class Stepper:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._copies = torch.cuda.Stream(machine.device) if machine.device.type == "cuda" else None
         ema = recipe.train.ema
-        self.average = None if ema is None else WeightAverage(method.student, ema)
+        self.average = None if ema is None else WeightAverage(method.exports(), ema)
 
     def step(self, batches: Iterable[ClipBatch], number: int, *, lr: float, weight_decay: float) -> StepResult:
         """Trains on ``train.accumulate`` batches.
