@@ -18,9 +18,10 @@ if TYPE_CHECKING:
         TeacherConfig,
     )
     from salt_toolkit.context import Inputs, MethodContext, Reads
-    from salt_toolkit.errors import BadClip, CheckpointError, GeometryError, MissingArtifact, SaltError
+    from salt_toolkit.errors import BadClip, CheckpointError, GeometryError, MissingArtifact, SaltError, SettingError
     from salt_toolkit.geometry import ClipSpec, Cost, Grid, MaskCounts, TokenSpec
     from salt_toolkit.hookspecs import hookimpl
+    from salt_toolkit.kinds import Kind
     from salt_toolkit.streams import Encoding, SampleSpec, StreamSpec
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "GeometryError",
     "Grid",
     "Inputs",
+    "Kind",
     "KnownCheckpoint",
     "MaskCounts",
     "MaskerConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "SaltError",
     "SampleSpec",
     "ScheduleConfig",
+    "SettingError",
     "StreamSpec",
     "StudentConfig",
     "TeacherConfig",
@@ -69,6 +72,7 @@ _HOMES = {
     "GeometryError": "errors",
     "Grid": "geometry",
     "Inputs": "context",
+    "Kind": "kinds",
     "KnownCheckpoint": "cards",
     "MaskCounts": "geometry",
     "MaskerConfig": "component",
@@ -82,6 +86,7 @@ _HOMES = {
     "SaltError": "errors",
     "SampleSpec": "streams",
     "ScheduleConfig": "component",
+    "SettingError": "errors",
     "StreamSpec": "streams",
     "StudentConfig": "component",
     "TeacherConfig": "component",

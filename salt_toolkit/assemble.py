@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 
-from salt_toolkit.component import DatasetConfig
 from salt_toolkit.contracts import Dataset, Method, Objective, Parts, Predictor, Schedule, Student, Teacher
+from salt_toolkit.errors import PluginError, RecipeError, SaltError
 from salt_toolkit.errors import Problem as RecipeProblem
-from salt_toolkit.errors import RecipeError, SaltError
 from salt_toolkit.geometry import ClipSpec, TokenSpec
-from salt_toolkit.recipe import Recipe, Selected, Teaching
+from salt_toolkit.recipe import Recipe, Teaching
 from salt_toolkit.seeding import seed_for
 from salt_toolkit.teaching.alignment import AlignedTeacher
+
+
+def build(recipe: Recipe, key: str, **context: Any) -> Any:
+    """Builds what one section of a recipe selects.
+
+    Its build function gets what its signature names of its kind's context. Initial weights depend on the recipe's seed
+    and the section's key alone, so that changing another part leaves them alone.
+
+    Args:
+        recipe: A valid recipe.
+        key: Dotted, such as ``student`` or ``teachers.motion``.
+        context: What only the caller knows, and what is to be other than the recipe says.
+
+    Raises:
+        RecipeError: There is no such section.
+        PluginError: The build function asks for something that the caller has to give, and has not.
+    """
+    selected = recipe.need(key)
+    asks = selected.provided.asks
+    if unknown := [name for name in asks if name not in context and name not in _CONTEXT]:
+        raise PluginError(f"{selected.provided} asks for {', '.join(unknown)}, which whoever builds it has to give")
+    given = {name: context[name] if name in context else _CONTEXT[name](recipe) for name in asks}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(recipe.run.seed, "weights", key))
+        return selected.build(**given)
 
 
 def build_dataset(recipe: Recipe, *, split: str | None = None, clip: ClipSpec | None = None) -> Dataset:
@@ -25,23 +50,20 @@ def build_dataset(recipe: Recipe, *, split: str | None = None, clip: ClipSpec | 
         split: Another split than the recipe's own.
         clip: Another clip than the recipe's own, such as ``clip.for_evaluation()``.
     """
-    config: DatasetConfig = recipe.dataset.config
+    section = recipe.dataset
     if split is not None:
-        config = config.model_copy(update={"split": split})
-    return Selected(recipe.dataset.provided, config).build(clip=clip or recipe.clip, seed=recipe.run.seed)
+        section = replace(section, config=section.config.model_copy(update={"split": split}))
+    return build(recipe.with_component("dataset", section), "dataset", clip=clip or recipe.clip)
 
 
 def build_student(recipe: Recipe) -> Student:
     """Builds the student with its initial weights, which depend on the recipe's seed alone."""
-    section = _required(recipe.student, "student")
-    with _seeded(recipe, "student"):
-        return section.build(clip=recipe.clip)
+    return build(recipe, "student")
 
 
 def build_teacher(recipe: Recipe, teaching: Teaching) -> Teacher:
     """Builds one of the recipe's frozen teachers, with its own grid."""
-    with _seeded(recipe, teaching.key):
-        return teaching.teacher.build(clip=recipe.clip)
+    return build(recipe, teaching.key)
 
 
 def build_teachers(recipe: Recipe, stand_ins: Mapping[str, Teacher] | None = None) -> dict[str, Teacher]:
@@ -62,15 +84,14 @@ def build_teachers(recipe: Recipe, stand_ins: Mapping[str, Teacher] | None = Non
 
 def build_predictor(recipe: Recipe) -> Predictor:
     """Builds the predictor between the student's tokens and the latents of all teachers."""
-    student, teacher = student_spec(recipe), predicted_spec(recipe)
-    with _seeded(recipe, "predictor"):
-        return _required(recipe.predictor, "predictor").build(student=student, teacher=teacher)
+    return build(recipe, "predictor")
 
 
 def build_method(recipe: Recipe, *, total_steps: int, stand_ins: Mapping[str, Teacher] | None = None) -> Method:
     """Builds the method with all the parts that it asks for; see `build_teachers` for ``stand_ins``."""
     needs = recipe.method.config.needs
     schedules = build_schedules(recipe, total_steps=total_steps)
+    others = [kind for kind in needs if kind not in _OWN_PARTS]
     parts = Parts(
         seed=recipe.run.seed,
         teachers=build_teachers(recipe, stand_ins) if "teacher" in needs else {},
@@ -78,17 +99,30 @@ def build_method(recipe: Recipe, *, total_steps: int, stand_ins: Mapping[str, Te
         weights={teaching.name: teaching.weight for teaching in recipe.teachings()},
         student=build_student(recipe) if "student" in needs else None,
         predictor=build_predictor(recipe) if "predictor" in needs else None,
-        masker=_required(recipe.masker, "masker").build(grid=student_spec(recipe).grid) if "masker" in needs else None,
+        masker=build(recipe, "masker") if "masker" in needs else None,
         schedules={name: schedules[name] for name in recipe.method.config.schedules if name in schedules},
+        others={kind: build_all(recipe, kind) for kind in others},
     )
-    with _seeded(recipe, "method"):
-        return recipe.method.build(parts=parts)
+    return build(recipe, "method", parts=parts)
+
+
+def build_all(recipe: Recipe, kind: str, **context: Any) -> dict[str, Any]:
+    """Builds every component of a kind, by name; one that has a section of its own is called by the kind's name.
+
+    Args:
+        recipe: A valid recipe.
+        kind: Such as ``student``, or a kind that a plugin adds.
+        context: See `build`.
+    """
+    keys = {name: f"{kind}s.{name}" for name in recipe.named(kind)}
+    keys |= {kind: kind} if kind in recipe.components else {}
+    return {name: build(recipe, key, **context) for name, key in keys.items()}
 
 
 def build_objectives(recipe: Recipe) -> dict[str, Objective]:
     """Builds an objective for the latents of each teacher, by the teacher's name."""
     return {
-        teaching.name: _required(teaching.objective, "objective").build(teacher=latent_spec(recipe, teaching))
+        teaching.name: build(recipe, teaching.objective_key, teacher=latent_spec(recipe, teaching))
         for teaching in _teachings(recipe)
     }
 
@@ -96,17 +130,18 @@ def build_objectives(recipe: Recipe) -> dict[str, Objective]:
 def build_schedules(recipe: Recipe, *, total_steps: int) -> dict[str, Schedule]:
     """Builds every schedule of the recipe, by name."""
     built: dict[str, Schedule] = {}
-    for name, selected in recipe.schedules.items():
+    for name in recipe.schedules:
+        key = f"schedules.{name}"
         try:
-            built[name] = selected.build(total_steps=total_steps)
+            built[name] = build(recipe, key, total_steps=total_steps)
         except SaltError as error:
-            raise RecipeError([RecipeProblem(f"schedules.{name}", str(error))]) from error
+            raise RecipeError([RecipeProblem(key, str(error))]) from error
     return built
 
 
 def student_spec(recipe: Recipe) -> TokenSpec:
     """The student's tokens for the recipe's clip, by arithmetic."""
-    return _required(recipe.student, "student").config.token_spec(recipe.clip)
+    return recipe.need("student").config.token_spec(recipe.clip)
 
 
 def latent_spec(recipe: Recipe, teaching: Teaching) -> TokenSpec:
@@ -124,26 +159,19 @@ def predicted_spec(recipe: Recipe) -> TokenSpec:
 def _teachings(recipe: Recipe) -> tuple[Teaching, ...]:
     teachings = recipe.teachings()
     if not teachings:
-        raise RecipeError([RecipeProblem("teacher", "missing; this method needs the section")])
+        recipe.need("teacher")
     return teachings
 
 
-def _required(section: Selected[Any] | None, name: str) -> Selected[Any]:
-    if section is None:
-        raise RecipeError([RecipeProblem(name, "missing; this method needs the section")])
-    return section
+_OWN_PARTS = {entry.name.removesuffix("s") for entry in fields(Parts)}
+"""Kinds that `Parts` has a field for."""
 
-
-class _seeded:
-    """Seeds torch for one part, so that changing another part leaves its initial weights alone."""
-
-    def __init__(self, recipe: Recipe, part: str) -> None:
-        self.seed = seed_for(recipe.run.seed, "weights", part)
-        self.fork = torch.random.fork_rng(devices=[])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *details: Any) -> None:
-        self.fork.__exit__(*details)
+_CONTEXT: Mapping[str, Callable[[Recipe], Any]] = {
+    "clip": lambda recipe: recipe.clip,
+    "inputs": lambda recipe: recipe.inputs(),
+    "seed": lambda recipe: recipe.run.seed,
+    "student": student_spec,
+    "teacher": predicted_spec,
+    "grid": lambda recipe: student_spec(recipe).grid,
+}
+"""What a build function may ask for that the recipe alone decides; the rest is the caller's, such as ``parts``."""

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -273,6 +273,8 @@ class Parts:
         predictor: Its output is as wide as all teachers together, in their order.
         masker: Chooses visible and target tokens.
         schedules: The schedules that the method's config names.
+        others: What was built of the kinds that plugins add and the method's ``needs`` names: by kind, then by the
+            name of the section, which is the kind's where there is only one.
         context: Samples and streams as the method's config sees them.
     """
 
@@ -284,6 +286,7 @@ class Parts:
     predictor: Predictor | None = None
     masker: Masker | None = None
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     context: MethodContext = field(default_factory=MethodContext)
 
 

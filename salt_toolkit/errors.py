@@ -45,6 +45,22 @@ class GeometryError(SaltError):
     """Numbers of frames, pixels, patches or tokens that do not fit together."""
 
 
+class SettingError(SaltError, ValueError):
+    """A rule between settings that does not hold; what validators of configs raise.
+
+    Args:
+        message: What was found, and what to do instead.
+        fields: The settings that the rule is about. It is not asked while one of them is wrong in itself.
+        leave_out: Those of them that the message advises to leave out; `salt check` then says how an inherited one
+            is taken away.
+    """
+
+    def __init__(self, message: str, fields: Sequence[str] = (), leave_out: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.fields = (*fields, *(name for name in leave_out if name not in fields))
+        self.leave_out = tuple(leave_out)
+
+
 class PluginError(SaltError):
     """A plugin that is missing, broken, or at odds with another one."""
 
@@ -222,12 +238,18 @@ class Problem:
         message: What was found, what is allowed, and the nearest valid name.
         file: The TOML file that holds the key, or ``--set`` for an override.
         line: Line number in that file, counted from 1; None when there is none.
+        kind: What sort of problem. For a setting it is Pydantic's error type (``missing``, ``extra_forbidden``,
+            ``string_type``, ...), or ``rule`` for a rule between settings. Else: ``component``, ``section``,
+            ``remove``, ``override`` or ``file``.
+        leave_out: Dotted keys that the message advises to leave out.
     """
 
     key: str
     message: str
     file: str = ""
     line: int | None = None
+    kind: str = ""
+    leave_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

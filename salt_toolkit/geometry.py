@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from salt_toolkit.errors import GeometryError
+from salt_toolkit.errors import GeometryError, SettingError
 
 
 class ClipSpec(BaseModel):
@@ -50,9 +50,11 @@ class ClipSpec(BaseModel):
     @model_validator(mode="after")
     def _ranges_ascend(self) -> ClipSpec:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale must be two ascending shares within 0 to 1, found {list(self.crop_scale)}")
+            message = f"crop_scale must be two ascending shares within 0 to 1, found {list(self.crop_scale)}"
+            raise SettingError(message, fields=["crop_scale"])
         if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise ValueError(f"crop_aspect must be two ascending positive ratios, found {list(self.crop_aspect)}")
+            message = f"crop_aspect must be two ascending positive ratios, found {list(self.crop_aspect)}"
+            raise SettingError(message, fields=["crop_aspect"])
         return self
 
     @property

@@ -162,7 +162,7 @@ KINDS: dict[str, Kind] = {
             TeacherConfig,
             "salt_toolkit.contracts:Teacher",
             "Frozen models whose latents are the targets.",
-            context=("clip",),
+            context=("clip", "inputs"),
             section="either",
             presence="needed",
             extra=TeacherKeys,
@@ -173,7 +173,7 @@ KINDS: dict[str, Kind] = {
             StudentConfig,
             "salt_toolkit.contracts:Student",
             "Encoders to train.",
-            context=("clip",),
+            context=("clip", "inputs"),
             presence="needed",
         ),
         Kind(

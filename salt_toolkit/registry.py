@@ -16,16 +16,24 @@ from salt_toolkit import hookspecs
 from salt_toolkit.component import Component
 from salt_toolkit.discovery import Found, Plugin, all_kinds, find, load_plugins
 from salt_toolkit.errors import PluginError
-from salt_toolkit.kinds import Kind
+from salt_toolkit.kinds import Kind, asked_for
 
 
 @dataclass(frozen=True)
 class Provided:
-    """A component, and the plugin that it comes from."""
+    """A component, and the plugin that it comes from.
+
+    Attributes:
+        kind: Its kind's name.
+        component: What the plugin yielded.
+        plugin: Where it comes from.
+        asks: What of its kind's context its build function names.
+    """
 
     kind: str
     component: Component
     plugin: Plugin
+    asks: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.component.name!r} from {self.plugin.origin}"
@@ -47,7 +55,7 @@ class Registry:
         self.kinds: Mapping[str, Kind] = all_kinds(self.plugins)
         self._provided: dict[str, dict[str, Provided]] = {kind: {} for kind in self.kinds}
         self._clashes: dict[tuple[str, str], list[Provided]] = {}
-        for (kind, name), providers in sorted(_by_kind_and_name(self.plugins).items()):
+        for (kind, name), providers in sorted(_by_kind_and_name(self.plugins, self.kinds).items()):
             if len(providers) == 1:
                 self._provided[kind][name] = providers[0]
             else:
@@ -119,12 +127,12 @@ def discover() -> Registry:
     return Registry.from_entry_points(tuple(entry_points(group=hookspecs.GROUP)))
 
 
-def _by_kind_and_name(plugins: Iterable[Plugin]) -> dict[tuple[str, str], list[Provided]]:
+def _by_kind_and_name(plugins: Iterable[Plugin], kinds: Mapping[str, Kind]) -> dict[tuple[str, str], list[Provided]]:
     grouped: dict[tuple[str, str], list[Provided]] = defaultdict(list)
     for plugin in plugins:
         for kind, component in plugin.components:
             providers = grouped[kind, component.name]
             # One module under two plugin names gives the very same component: no clash.
             if all(provided.component != component for provided in providers):
-                providers.append(Provided(kind, component, plugin))
+                providers.append(Provided(kind, component, plugin, asked_for(component.build, kinds[kind].context)))
     return grouped

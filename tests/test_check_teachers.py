@@ -24,14 +24,12 @@ frames = 4
 size = 32
 [dataset]
 use = "toy_squares"
-[[teachers]]
-name = "coarse"
+[teachers.coarse]
 weight = 2.0
 use = "pixels"
 patch = 16
 tubelet = 4
-[[teachers]]
-name = "fine"
+[teachers.fine]
 use = "toy_projection"
 dim = 24
 [student]
@@ -102,7 +100,7 @@ def test_all_teachers_together_are_the_predictors_teacher(load):
 
 
 def test_one_teacher_of_another_grid_is_fine_too(load):
-    short = RECIPE[: RECIPE.index("[[teachers]]")] + RECIPE[RECIPE.index("[student]") :]
+    short = RECIPE[: RECIPE.index("[teachers.")] + RECIPE[RECIPE.index("[student]") :]
     recipe = load("teacher.use=pixels", "teacher.patch=32", text=short)
     report = check_recipe(recipe)
     assert report.findings == check_built(recipe) == []

@@ -23,7 +23,7 @@ from salt_toolkit.cli.app import app
 from salt_toolkit.cli.cache_commands import FILL
 from salt_toolkit.kinds import KINDS
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.recipe.load import CORE_SECTIONS, OPTIONAL_SECTIONS
+from salt_toolkit.recipe.core_sections import CORE_SECTIONS
 from salt_toolkit.registry import Registry
 from salt_toolkit.runs.resume import FREE_KEYS
 
@@ -36,7 +36,7 @@ PAGES = sorted(
 MANUAL = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-SECTIONS = CORE_SECTIONS | OPTIONAL_SECTIONS
+SECTIONS = CORE_SECTIONS
 
 
 def text_of(name: str) -> str:

@@ -48,18 +48,15 @@ keep_every = 5
 dir = "latents"
 """
 SEVERAL = """
-[[teachers]]
-name = "one"
+[teachers.one]
 use = "toy_projection"
 dim = 12
-[[teachers]]
-name = "two"
+[teachers.two]
 use = "toy_projection"
 weight = 0.5
-[teachers.objective]
+[teachers.two.objective]
 use = "l1"
-[[teachers]]
-name = "three"
+[teachers.three]
 use = "toy_projection"
 dim = 24
 """
@@ -132,9 +129,9 @@ def test_a_method_with_fewer_parts_can_build_on_one_with_more(load):
 def test_one_of_several_teachers_goes_by_its_name(load):
     several = BASE.replace(TEACHER, SEVERAL)
     recipe = load(extending(["teachers.one", "teachers.two.objective", "teachers.two.weight"]), base=several)
-    assert [(each.name, each.weight, each.objective) for each in recipe.teachers] == [
-        ("two", 1.0, None),
-        ("three", 1.0, None),
+    assert [(each.name, each.weight, each.objective_key) for each in recipe.teachings()] == [
+        ("two", 1.0, "objective"),
+        ("three", 1.0, "objective"),
     ]
     # The places of those behind it move along.
     wrong = several.replace("dim = 24", "dmi = 24")

@@ -1,4 +1,4 @@
-"""[[teachers]]: several teachers in one recipe, in files, over one another, and by --set."""
+"""[teachers.NAME]: several teachers in one recipe, in files, over one another, and by --set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from salt_toy.config import ProjectionConfig
 
 from salt_toolkit import Component, hookimpl
 from salt_toolkit.errors import RecipeError
+from salt_toolkit.kinds import TeacherKeys
 from salt_toolkit.recipe import load_recipe, recipe_schema
-from salt_toolkit.recipe.model import TeachingSection
 from salt_toolkit.registry import Registry
 
 REST = """
@@ -47,18 +47,16 @@ use = "pixels"
 patch = 8
 """
 TWO = """
-[[teachers]]
-name = "motion"
+[teachers.motion]
 use = "pixels"
 patch = 16
 
-[[teachers]]
-name = "look"
+[teachers.look]
 weight = 0.5
 use = "toy_projection"
 dim = 12
 
-[teachers.objective]
+[teachers.look.objective]
 use = "l1"
 """
 
@@ -107,7 +105,7 @@ def test_each_teacher_has_a_weight_and_an_objective(load):
 
 def test_one_teacher_is_the_short_form_of_the_same(load):
     assert shown(load(REST + OBJECTIVE + ONE)) == [("teacher", 1.0, "pixels", "mse")]
-    long = load(REST + OBJECTIVE + ONE.replace("[teacher]", '[[teachers]]\nname = "teacher"'))
+    long = load(REST + OBJECTIVE + ONE.replace("[teacher]", "[teachers.teacher]"))
     assert shown(long) == [("teacher", 1.0, "pixels", "mse")]
     assert long.teachings()[0].teacher.config == load(REST + OBJECTIVE + ONE).teachings()[0].teacher.config
 
@@ -126,10 +124,10 @@ def test_the_resolved_recipe_is_itself_the_same_recipe(load):
     assert again == recipe
     assert again.to_toml() == recipe.to_toml()
     written = tomllib.loads(recipe.to_toml())["teachers"]
-    assert [teacher["weight"] for teacher in written] == [1.0, 0.25]
-    assert written[0]["norm"] == "tubelet"  # every default is written out
-    assert written[1]["objective"]["target_norm"] == "none"
-    assert "objective" not in written[0]
+    assert {name: teacher["weight"] for name, teacher in written.items()} == {"motion": 1.0, "look": 0.25}
+    assert written["motion"]["norm"] == "tubelet"  # every default is written out
+    assert written["look"]["objective"]["target_norm"] == "none"
+    assert "objective" not in written["motion"]
 
 
 def test_no_objective_is_needed_where_every_teacher_has_one(load):
@@ -148,10 +146,14 @@ def test_one_form_takes_the_place_of_the_other(load, below, above):
     assert shown(recipe) == shown(load(REST + OBJECTIVE + above))
 
 
-def test_an_array_replaces_the_array_below(load):
-    recipe = load("extends = 'base.toml'\n[[teachers]]\nname = 'new'\nuse = 'pixels'\n", base=REST + OBJECTIVE + TWO)
-    assert shown(recipe) == [("new", 1.0, "pixels", "mse")]
-    assert recipe.teachings()[0].teacher.config.patch == 16
+def test_a_new_name_adds_a_teacher_behind_the_others(load):
+    recipe = load("extends = 'base.toml'\n[teachers.new]\nuse = 'pixels'\n", base=REST + OBJECTIVE + TWO)
+    assert [each[0] for each in shown(recipe)] == ["motion", "look", "new"]
+
+
+def test_teachers_are_replaced_by_taking_the_others_away(load):
+    text = "extends = 'base.toml'\nremove = ['teachers']\n[teachers.new]\nuse = 'pixels'\n"
+    assert shown(load(text, base=REST + OBJECTIVE + TWO)) == [("new", 1.0, "pixels", "mse")]
 
 
 def test_a_table_changes_the_teacher_of_its_name(load):
@@ -187,10 +189,10 @@ def test_an_override_is_text_where_the_recipe_wants_text(load, tmp_path):
     assert load(text, "teachers.motion.path=7").teachings()[0].teacher.config.path == "7"
 
 
-def test_a_whole_array_can_be_set_and_changed_in_any_order(load):
-    settings = ['teachers=[{name = "only", use = "pixels"}]', "teachers.only.weight=4"]
+def test_a_whole_section_can_be_set_and_changed_in_any_order(load):
+    settings = ['teachers={only = {use = "pixels"}}', "teachers.only.weight=4"]
     for order in (settings, settings[::-1]):
-        assert shown(load(REST + OBJECTIVE + TWO, *order)) == [("only", 4.0, "pixels", "mse")]
+        assert shown(load(REST + OBJECTIVE + ONE, *order)) == [("only", 4.0, "pixels", "mse")]
 
 
 # Mistakes.
@@ -207,17 +209,11 @@ def test_mistakes_have_file_line_and_the_teachers_name(load):
     assert at(text, 'use = "l2"', "teachers.look.objective.use: no objective is called 'l2'") in joined
 
 
-def test_a_teacher_without_a_good_name_has_its_number(load):
-    text = REST + OBJECTIVE + TWO.replace('name = "motion"\n', "").replace('name = "look"', 'name = "Look!"')
-    found = "\n".join(problems(load, text))
-    assert at(text, "[[teachers]]", "teachers[0].name: missing (The teacher's name") in found
-    assert at(text, 'name = "Look!"', 'teachers[1].name: found "Look!"; expected lowercase letters') in found
-
-
-def test_two_teachers_of_one_name_are_refused(load):
-    text = REST + OBJECTIVE + TWO.replace('name = "look"', 'name = "motion"')
+def test_a_name_must_do_for_metrics(load):
+    text = REST + OBJECTIVE + TWO.replace("[teachers.motion]", '[teachers."Look!"]')
     (found,) = problems(load, text)
-    assert at(text, 'name = "motion"', 'teachers[1].name: "motion" is another teacher\'s name', nth=1) in found
+    rule = 'found the name "Look!"; expected lowercase letters, digits and underscores, a letter first'
+    assert at(text, '[teachers."Look!"]', f"teachers.Look!: {rule}") in found
 
 
 def test_misspelt_keys_beside_the_settings_are_named(load):
@@ -227,12 +223,12 @@ def test_misspelt_keys_beside_the_settings_are_named(load):
 
 def test_both_forms_in_one_recipe_are_refused(load):
     found = "\n".join(problems(load, REST + OBJECTIVE + ONE + TWO))
-    assert "teachers: found beside [teacher]; write one teacher as [teacher], or several as [[teachers]]" in found
+    assert "teachers: found beside [teacher]; write one as [teacher], or several as [teachers.NAME]" in found
 
 
 def test_a_teacher_without_any_objective_is_named(load):
     (found,) = problems(load, REST + TWO)
-    assert at(REST + TWO, "[[teachers]]", "teachers.motion.objective: missing; give the teacher its own") in found
+    assert at(REST + TWO, "[teachers.motion]", "teachers.motion.objective: missing; give the teacher its own") in found
 
 
 @pytest.mark.parametrize(
@@ -240,24 +236,27 @@ def test_a_teacher_without_any_objective_is_named(load):
     [
         (
             "teachers.motin.weight=2",
-            "teachers.motin: there is no teacher of that name to change; did you mean 'motion'?",
+            "teachers.motin.use: missing; [teachers.motin] needs use = one of: ",
         ),
+        ("teachers.motin.weight=2", "; or did you mean [teachers.motion]?"),
         ("teachers.motion.weight=0", "teachers.motion.weight: found 0; expected greater than 0"),
         ("teachers.motion.weight=nan", "teachers.motion.weight: found"),
-        ("teachers.motion=3", "teachers.motion: there is no teacher of that name to change"),
-        ("teachers=[]", "teachers: found []; expected [[teachers]], once for each teacher, with a name"),
-        ("teachers=[3]", "teachers[0]: found 3; expected a table"),
-        ("teachers.look.objective=3", "teachers.look.objective: found 3; expected a section, [teachers.objective]"),
+        ("teachers.motion=3", "teachers.motion: found 3; expected a section, [teachers.motion]"),
+        ("teachers=[]", "teachers: found []; expected a table for each teacher, [teachers.NAME] with use"),
+        ('teachers=[{name = "a"}]', 'teachers: found [{"name": "a"}]; expected a table for each teacher'),
+        ("teachers={}", "teachers: found {}; expected a table for each teacher"),
+        ("teachers.look.objective=3", "look.objective: found 3; expected a section, [teachers.look.objective]"),
         ("teachers.look.objective.beta=3", "teachers.look.objective.beta: unknown key"),
     ],
 )
 def test_a_wrong_override_names_the_option(load, setting, message):
-    assert f"--set: {message}" in "\n".join(problems(load, REST + OBJECTIVE + TWO, setting))
+    (found,) = problems(load, REST + OBJECTIVE + (ONE if "=[" in setting or "={" in setting else TWO), setting)
+    assert found.startswith("--set: ") and message in found
 
 
-def test_there_must_be_an_array_to_change(load):
+def test_a_teacher_without_use_says_what_there_is(load):
     (found,) = problems(load, REST + OBJECTIVE + ONE, "teachers.motion.weight=2")
-    assert 'found {"motion": {"weight": 2}}, to change [[teachers]] of these names; there are none' in found
+    assert found.startswith("--set: teachers.motion.use: missing; [teachers.motion] needs use = one of: dino, ")
 
 
 def test_a_method_without_teachers_refuses_them(load, monkeypatch, registry):
@@ -288,7 +287,7 @@ def test_keys_of_a_teachers_table_cannot_be_settings_of_a_teacher(monkeypatch):
 
 def test_the_manual_has_every_key_beside_the_settings(pytestconfig):
     page = (pytestconfig.rootpath / "docs" / "recipes.md").read_text(encoding="utf-8")
-    for name, field in TeachingSection.model_fields.items():
+    for name, field in TeacherKeys.model_fields.items():
         default = "required" if field.is_required() else f"`{field.default}`"
         kind = {"str": "text", "float": "number"}[field.annotation.__name__]
         assert f"| `{name}` | {kind} | {default} | {field.description} |" in page
@@ -302,12 +301,10 @@ def test_the_schema_knows_several_teachers(registry):
     validator.validate(tomllib.loads(REST + OBJECTIVE + TWO))
     validator.validate({"teachers": {"motion": {"weight": 2.0}}})
     for wrong in (
+        {"A!": {"use": "pixels"}},
+        {"a": {"use": "pixels", "weight": 0}},
+        {"a": {"use": "pixels", "pach": 3}},
+        {"a": {"use": "pixels", "objective": {"use": "msee"}}},
         [{"use": "pixels"}],
-        [{"name": "a"}],
-        [{"name": "A", "use": "pixels"}],
-        [{"name": "a", "use": "pixels", "weight": 0}],
-        [{"name": "a", "use": "pixels", "pach": 3}],
-        [{"name": "a", "use": "pixels", "objective": {"use": "msee"}}],
-        [],
     ):
         assert list(validator.iter_errors({"teachers": wrong})), wrong

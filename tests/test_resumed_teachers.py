@@ -61,13 +61,12 @@ def hub(hub_cache, tmp_path, monkeypatch):
 
 @pytest.fixture
 def recipe(small_recipe, tmp_path, registry):
-    """The small recipe of six steps with a VideoMAE as its teacher: the only one, or one of [[teachers]]."""
+    """The small recipe of six steps with a VideoMAE as its teacher: the only one, or a named one."""
 
     def load(checkpoint, *, header="[teacher]"):
         text = small_recipe("train.max_steps=6", "train.checkpoint_every=3").to_toml()
         before, _, after = text.partition("[teacher]")
         teacher = f'{header}\nuse = "videomae"\ncheckpoint = "{checkpoint}"\n'
-        # Arrays of tables stand at the end, behind all sections.
         (tmp_path / "taught.toml").write_text(f"{before}[{after.partition('[')[2]}\n{teacher}")
         return load_recipe(tmp_path / "taught.toml", registry)
 
@@ -140,7 +139,7 @@ def test_a_run_of_an_earlier_version_is_completed(hub, hub_cache, recipe):
 
 @pytest.mark.parametrize(
     ("header", "key"),
-    [("[teacher]", "teacher.checkpoint"), ('[[teachers]]\nname = "motion"', "teachers.motion.checkpoint")],
+    [("[teacher]", "teacher.checkpoint"), ("[teachers.motion]", "teachers.motion.checkpoint")],
 )
 def test_a_checkpoint_may_move(recipe, tmp_path, capsys, header, key):
     load = partial(recipe, header=header)

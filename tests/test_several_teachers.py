@@ -33,20 +33,18 @@ use = "pixels"
 patch = 16
 """
 TWO = """
-[[teachers]]
-name = "coarse"
+[teachers.coarse]
 weight = 3.0
 use = "pixels"
 patch = 16
 tubelet = 4
 
-[[teachers]]
-name = "fine"
+[teachers.fine]
 use = "toy_projection"
 tubelet = 1
 dim = 20
 
-[teachers.objective]
+[teachers.fine.objective]
 use = "l1"
 target_norm = "position"
 statistics = "running"
@@ -148,7 +146,7 @@ def test_a_run_resumes_with_its_statistics_as_if_it_had_never_stopped(load):
 
 def test_one_of_several_is_the_short_form(load):
     """To the last bit, so a recipe may be rewritten without beginning anew."""
-    long = SHORT.replace("[teacher]", '[[teachers]]\nname = "pixels"\nweight = 0.3')
+    long = SHORT.replace("[teacher]", "[teachers.pixels]\nweight = 0.3")
     first, second = load("run.name=short", teachers=SHORT), load("run.name=long", teachers=long)
     run_recipe(first)
     run_recipe(second)
@@ -214,7 +212,7 @@ def test_a_resumed_run_may_not_change_its_teachers(load, tmp_path):
     run_recipe(load())
     with pytest.raises(RunError, match=r"(?s)teachers.coarse.weight: was 3.0, now 1.0.*--restart"):
         run_recipe(load("teachers.coarse.weight=1"))
-    first, second = TWO.split("\n\n[[teachers]]")[0], "\n[[teachers]]" + TWO.split("\n\n[[teachers]]")[1]
+    first, second = TWO.split("\n\n[teachers.fine]")[0], "\n[teachers.fine]" + TWO.split("\n\n[teachers.fine]")[1]
     with pytest.raises(RunError, match=r'teachers: was \["coarse", "fine"\], now \["fine", "coarse"\]'):
         run_recipe(load(teachers=second + first + "\n"))
     assert run_recipe(load("loader.workers=1")) is None
@@ -224,7 +222,7 @@ def test_the_run_that_teaches_may_move(load, tmp_path):
     run_recipe(load("run.name=first", teachers=SHORT))
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "runs" / "first", elsewhere)
-    teachers = f'[[teachers]]\nname = "earlier"\nuse = "run"\npath = "{tmp_path / "runs" / "first"}"\n' + TWO
+    teachers = f'[teachers.earlier]\nuse = "run"\npath = "{tmp_path / "runs" / "first"}"\n' + TWO
     run_recipe(load(teachers=teachers))
     assert run_recipe(load(f"teachers.earlier.path={elsewhere}", teachers=teachers)) is None
 

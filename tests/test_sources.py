@@ -49,21 +49,8 @@ def test_lines_of_arrays_strings_and_inline_tables():
     assert found["b", "d"] == 7
     assert found["b", "e", "f"] == 11
     assert found["b", "g", "h.i"] == 13
-    assert found["j", "0", "k"] == 15
-    assert found["j", "1", "k"] == 17
+    assert found["j", "k"] == 15  # no section of a recipe is an array of tables
     assert ("not", "a", "table") not in found
-
-
-def test_lines_within_tables_of_arrays():
-    text = "[[a]]\nx = 1\n[a.b]\ny = 1\n[[a.c]]\nz = 1\n[[a.c]]\nz = 2\n[a.c.d]\nw = 1\n"
-    text += "[[a]]\n[a.b]\ny = 2\n[[a.c]]\nz = 3\n[e]\nf = [{g = 1}, {g = 2, h = {i = 3}}]\n"
-    found = key_lines(text)
-    lines = {
-        "a.0": 1, "a.0.x": 2, "a.0.b": 3, "a.0.b.y": 4, "a.0.c.0": 5, "a.0.c.0.z": 6, "a.0.c.1": 7, "a.0.c.1.z": 8,
-        "a.0.c.1.d": 9, "a.0.c.1.d.w": 10, "a.1": 11, "a.1.b": 12, "a.1.b.y": 13, "a.1.c.0": 14, "a.1.c.0.z": 15,
-        "e": 16, "e.f": 17, "e.f.0": 17, "e.f.0.g": 17, "e.f.1": 17, "e.f.1.g": 17, "e.f.1.h": 17, "e.f.1.h.i": 17,
-    }  # fmt: skip
-    assert {".".join(key): line for key, line in found.items()} == lines
 
 
 def write(folder, **files):

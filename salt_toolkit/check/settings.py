@@ -107,7 +107,7 @@ def settings_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterato
     """
     yield from _method_without_effect(recipe, drawn)
     clip = recipe.clip
-    if recipe.objective and recipe.teachers and all(teaching.objective for teaching in recipe.teachers):
+    if recipe.objective and all(teaching.objective_key != "objective" for teaching in recipe.teachings()):
         message = "has no effect: every teacher has its own objective"
         yield Finding("warning", "objective", message, "Take it away (--set objective=).")
     for name in ("crop_scale", "crop_aspect"):

@@ -11,24 +11,23 @@ Key = tuple[str, ...]
 
 _BARE_OR_QUOTED = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _DOTTED = rf"{_BARE_OR_QUOTED}(?:\s*\.\s*{_BARE_OR_QUOTED})*"
-_HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]\]?")
+_HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]\]?")
 _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
 
 
 def key_lines(text: str) -> dict[Key, int]:
     """The line, counted from 1, on which each table and key of a valid TOML text begins.
 
-    tomllib gives no positions. Keys inside an inline table have the line of their statement; those
-    of the n-th table of an array have n (from 0) in their path.
+    tomllib gives no positions. Keys inside an inline table have the line of their statement. No section of a recipe is
+    an array of tables: what is in one has the line on which the array begins.
     """
     lines = text.split("\n")  # TOML's only line end; str.splitlines() knows others
     found: dict[Key, int] = {}
-    arrays: dict[Key, int] = {}
     table: Key = ()
     number = 0
     while number < len(lines):
         if header := _HEADER.match(lines[number]):
-            table = _counted(_split(header[2]), arrays, opens=header[1] == "[[")
+            table = _split(header[1])
             found.setdefault(table, number + 1)
         elif assignment := _ASSIGNMENT.match(lines[number]):
             length, value = _statement(lines, number)
@@ -38,24 +37,6 @@ def key_lines(text: str) -> dict[Key, int]:
             number += length - 1
         number += 1
     return found
-
-
-def _counted(key: Key, arrays: dict[Key, int], *, opens: bool) -> Key:
-    """A header's key, with the number of the newest table after the name of each array of tables.
-
-    Args:
-        key: As the header writes it; ``[a.b]`` after ``[[a]]`` is within the newest ``a``.
-        arrays: The newest number of every array met so far.
-        opens: Whether the header is ``[[...]]``, which opens a further table.
-    """
-    counted: Key = ()
-    for place, name in enumerate(key):
-        counted = (*counted, name)
-        if opens and place == len(key) - 1:
-            arrays[counted] = arrays.get(counted, -1) + 1
-        if counted in arrays:
-            counted = (*counted, str(arrays[counted]))
-    return counted
 
 
 def _split(dotted: str) -> Key:
@@ -79,8 +60,6 @@ def _statement(lines: Sequence[str], start: int) -> tuple[int, dict[str, Any]]:
 
 
 def _paths(value: Any) -> Iterable[Key]:
-    if isinstance(value, list):
-        value = {str(number): entry for number, entry in enumerate(value) if isinstance(entry, dict)}
     if isinstance(value, dict):
         for name, inner in value.items():
             yield (name,)

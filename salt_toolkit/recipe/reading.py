@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from salt_toolkit.errors import Problem, RecipeError
+from salt_toolkit.kinds import KINDS, Kind
 from salt_toolkit.recipe.layers import EXTENDS, OVERRIDE, REMOVE, Origin, Source, Table
 from salt_toolkit.recipe.lines import Key, key_lines
 
@@ -46,7 +47,7 @@ class Override:
         key = tuple(part.strip() for part in dotted.split("."))
         if not equals or len(key) > DEEPEST or not all(re.fullmatch(_NAME, part) for part in key):
             message = f"found {argument!r}; expected key=value, such as masker.ratio=0.9"
-            raise RecipeError([Problem("", message, OVERRIDE)])
+            raise RecipeError([Problem("", message, OVERRIDE, kind="override")])
         text = text.strip()
         try:
             value = tomllib.loads(f"value = {text}")["value"]
@@ -66,7 +67,7 @@ class Override:
         return value
 
 
-def read_source(path: Path, overrides: Iterable[Override] = ()) -> Source:
+def read_source(path: Path, overrides: Iterable[Override] = (), kinds: Mapping[str, Kind] = KINDS) -> Source:
     """Reads a recipe, the recipes that it extends (first), and the overrides (last).
 
     Each layer takes away from those below it before it lays its own values over them.
@@ -74,11 +75,12 @@ def read_source(path: Path, overrides: Iterable[Override] = ()) -> Source:
     Args:
         path: The recipe; a relative path counts from the working directory.
         overrides: From the command line; their order says nothing.
+        kinds: The kinds of components that sections may name.
 
     Raises:
         RecipeError: A file is missing or no TOML, or the files extend one another in a circle.
     """
-    source = Source()
+    source = Source(kinds)
     for layer in _chain(path):
         source.problems += layer.problems
         _take_away(source, layer.removed, layer.origins.get((REMOVE,), Origin(layer.file)))
@@ -92,8 +94,8 @@ def read_source(path: Path, overrides: Iterable[Override] = ()) -> Source:
 
 def lay_over(source: Source, settings: Iterable[tuple[Override, Any]]) -> None:
     """Lays overrides over a source, together, so that their order among themselves says nothing."""
-    together = Source()
-    # The shortest key first: a whole array, then what changes one of its tables.
+    together = Source(source.kinds)
+    # The shortest key first: a whole section, then what changes a key of it.
     for override, value in sorted(settings, key=lambda setting: len(setting[0].key)):
         together.merge(override.as_table(value), {override.key: Origin(OVERRIDE)})
     source.problems += together.problems
@@ -143,7 +145,7 @@ def _base(path: Path, base: Any, origin: Origin, above: Sequence[Path]) -> Path:
     """
 
     def refused(message: str) -> RecipeError:
-        return RecipeError([Problem(EXTENDS, message, origin.file, origin.line)])
+        return RecipeError([Problem(EXTENDS, message, origin.file, origin.line, "file")])
 
     if not isinstance(base, str):
         raise refused(f"found {base!r}; expected one file name")
@@ -163,7 +165,7 @@ def _removed(found: Any, origin: Origin) -> tuple[list[Key], list[Problem]]:
     if isinstance(found, list) and good == listed:
         return [tuple(entry.split(".")) for entry in good], []
     message = f'found {found!r}; expected a list of dotted keys, such as ["train.ema", "masker"]'
-    return [], [Problem(REMOVE, message, origin.file, origin.line)]
+    return [], [Problem(REMOVE, message, origin.file, origin.line, "remove")]
 
 
 def _read_toml(path: Path) -> tuple[Table, dict[Key, Origin]]:
@@ -174,7 +176,7 @@ def _read_toml(path: Path) -> tuple[Table, dict[Key, Origin]]:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError([_syntax_problem(path, error)]) from error
     except ValueError as error:  # such as a number of thousands of digits
-        raise RecipeError([Problem("", f"cannot be read: {error}", str(path))]) from error
+        raise RecipeError([_file_problem(path, f"cannot be read: {error}")]) from error
     except RecursionError:
         raise RecipeError([_depth_problem(path)]) from None
     if _is_too_deep(values):
@@ -186,11 +188,11 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except FileNotFoundError:
-        raise RecipeError([Problem("", "there is no such recipe; check the path", str(path))]) from None
+        raise RecipeError([_file_problem(path, "there is no such recipe; check the path")]) from None
     except IsADirectoryError:
-        raise RecipeError([Problem("", "is a directory; name a .toml file in it", str(path))]) from None
+        raise RecipeError([_file_problem(path, "is a directory; name a .toml file in it")]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([Problem("", f"cannot be read as a text file: {error}", str(path))]) from error
+        raise RecipeError([_file_problem(path, f"cannot be read as a text file: {error}")]) from error
 
 
 def _is_too_deep(value: Any) -> bool:
@@ -202,10 +204,14 @@ def _is_too_deep(value: Any) -> bool:
 
 
 def _depth_problem(path: Path) -> Problem:
-    return Problem("", f"tables and arrays lie more than {DEEPEST} deep in one another; no key takes that", str(path))
+    return _file_problem(path, f"tables and arrays lie more than {DEEPEST} deep in one another; no key takes that")
 
 
 def _syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> Problem:
     place = re.search(r"\(at line (\d+), column \d+\)", str(error))
     message = re.sub(r" \(at .*\)$", "", str(error))
-    return Problem("", f"is not valid TOML: {message}", str(path), int(place[1]) if place else None)
+    return _file_problem(path, f"is not valid TOML: {message}", int(place[1]) if place else None)
+
+
+def _file_problem(path: Path, message: str, line: int | None = None) -> Problem:
+    return Problem("", message, str(path), line, "file")

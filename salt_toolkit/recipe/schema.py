@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from salt_toolkit.kinds import NAME, Kind
+from salt_toolkit.recipe.core_sections import CORE_SECTIONS
 from salt_toolkit.recipe.layers import EXTENDS, REMOVE
-from salt_toolkit.recipe.load import CORE_SECTIONS, DEFAULT_METHOD, LOOP_SCHEDULES, METHOD_SECTIONS, OPTIONAL_SECTIONS
-from salt_toolkit.recipe.model import TeachingSection
 from salt_toolkit.recipe.reading import DOTTED
 from salt_toolkit.registry import Registry
 
@@ -27,18 +27,10 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
             "description": "Dotted keys and sections to take away from the recipe that this one extends.",
         },
     }
-    for name, model in (CORE_SECTIONS | OPTIONAL_SECTIONS).items():
+    for name, model in CORE_SECTIONS.items():
         properties[name] = _embed(model.model_json_schema(), definitions, name)
-    for kind in ("dataset", "method", *METHOD_SECTIONS):
-        properties[kind] = _choice(kind, registry, definitions)
-    properties["teachers"] = _teachers(registry, properties["objective"], definitions)
-    properties["method"]["default"] = {"use": DEFAULT_METHOD}
-    schedule = _choice("schedule", registry, definitions)
-    properties["schedules"] = {
-        "type": "object",
-        "description": f"Numbers that change over the run; the loop reads {' and '.join(LOOP_SCHEDULES)}.",
-        "additionalProperties": schedule,
-    }
+    for kind in registry.kinds.values():
+        properties |= _sections(kind, registry, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "salt_toolkit recipe",
@@ -49,26 +41,40 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _teachers(registry: Registry, objective: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Several teachers: an array of tables, or tables that change some of the array of the recipe below."""
-    own = {**_embed(TeachingSection.model_json_schema(), definitions, "teachers")["properties"], "objective": objective}
-    choice = _choice("teacher", registry, definitions, own)
-    return {
-        "description": "Several teachers at once, each with a name; in place of [teacher].",
-        "anyOf": [
-            {"type": "array", "minItems": 1, "items": {"allOf": [choice, {"required": ["name", "use"]}]}},
-            {"type": "object", "additionalProperties": choice},
-        ],
-    }
+def _sections(kind: Kind, registry: Registry, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The sections in which a recipe may write a kind."""
+    found: dict[str, Any] = {}
+    if kind.name in kind.sections:
+        found[kind.name] = _choice(kind, registry, definitions)
+        if kind.default:
+            found[kind.name]["default"] = {"use": kind.default}
+    if kind.plural in kind.sections:
+        extra = _embed(kind.extra.model_json_schema(), definitions, kind.plural)["properties"] if kind.extra else {}
+        nested = {name: _choice(registry.kinds[name], registry, definitions) for name in kind.nested}
+        found[kind.plural] = {
+            "type": "object",
+            "description": f"{kind.summary} One table for each, [{kind.plural}.NAME].",
+            "propertyNames": {"pattern": f"^{NAME}$"},
+            "additionalProperties": _choice(kind, registry, definitions, extra | nested),
+        }
+    return found
 
 
 def _choice(
-    kind: str, registry: Registry, definitions: dict[str, Any], beside: Mapping[str, Any] | None = None
+    kind: Kind, registry: Registry, definitions: dict[str, Any], beside: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
+    """A section that names one of the kind's components.
+
+    Args:
+        kind: Of the components.
+        registry: Where they are looked up.
+        definitions: Gets the definitions of their models.
+        beside: Keys of the section that are no settings of the component.
+    """
     choices = []
-    for provided in registry.of_kind(kind):
+    for provided in registry.of_kind(kind.name):
         component = provided.component
-        schema = _embed(component.config.model_json_schema(), definitions, f"{kind}_{component.name}")
+        schema = _embed(component.config.model_json_schema(), definitions, f"{kind.name}_{component.name}")
         schema["properties"] = {"use": {"const": component.name}, **(beside or {}), **schema.get("properties", {})}
         schema["required"] = ["use"]
         schema["description"] = component.summary

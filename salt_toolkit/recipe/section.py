@@ -1,24 +1,21 @@
-"""One section against its model: every fault of it, in the user's words."""
+"""One section against its model: every fault of it, typed, and in the user's words."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from salt_toolkit.errors import SaltError, explain
+from salt_toolkit.errors import SaltError, SettingError, explain
 from salt_toolkit.recipe.layers import suggest
 from salt_toolkit.recipe.lines import Key
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-TEXT_WANTED = "a valid string"
-"""What the message says where a key takes text, and found something else."""
 
 _DATES = {datetime.datetime: "date and time", datetime.date: "date", datetime.time: "time"}
 """What TOML knows and JSON does not."""
@@ -33,12 +30,16 @@ class Fault:
     Attributes:
         place: Keys and indices within the section; empty for a rule between several keys.
         message: What was found, and what is allowed.
-        advised: Settings of the section that the message advises to leave out.
+        kind: Pydantic's type of the error, or ``rule``; see `errors.Problem`.
+        fields: Settings of the section that a rule is about, as far as its author says so.
+        leave_out: Those of them that the message advises to leave out.
     """
 
     place: Key
     message: str
-    advised: tuple[str, ...] = ()
+    kind: str
+    fields: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
 
 
 def read_section(
@@ -74,7 +75,7 @@ class _Reading(Generic[ModelT]):
             self._ask_the_rules()
         for place, shown in self.dates.items():
             if not any(_within(fault.place, place) for fault in self.faults):
-                self._add(place, f"found {shown}; expected a value that is no date or time")
+                self._add(place, f"found {shown}; expected a value that is no date or time", "date")
                 self.found = None
 
     def _read(self, plain: Mapping[str, Any]) -> ModelT | None:
@@ -84,13 +85,15 @@ class _Reading(Generic[ModelT]):
             return self.model.model_validate_json(json.dumps(plain))
         except ValidationError as error:
             for details in error.errors(include_url=False):
-                self._add(details["loc"], self._message(details))
+                rule = details.get("ctx", {}).get("error")
+                kind = "rule" if details["type"] == "value_error" else details["type"]
+                self._add(details["loc"], self._message(details), kind, rule)
         except SaltError as error:
-            self._add((), str(error))
+            self._add((), str(error), "rule")
         except BaseException as error:  # a third party's validator may raise anything, and hides no other problem
             if self.provider is None:
                 raise
-            self._add((), f"{self.provider}: {explain(error)}")
+            self._add((), f"{self.provider}: {explain(error)}", "plugin")
         return None
 
     def _ask_the_rules(self) -> None:
@@ -99,11 +102,13 @@ class _Reading(Generic[ModelT]):
         rest = {name: value for name, value in self.plain.items() if name not in wrong}
         if len(wrong) == 0 or len(rest) == len(self.plain):
             return
-        known = [name for name in wrong if name in self.model.model_fields]
+        judged = {name for name in wrong if name in self.model.model_fields}
         before, self.faults = self.faults, []
         self._read(rest)
-        # A rule that names a wrong key judges its default, which nobody asked for.
-        rules = [fault for fault in self.faults if not fault.place and not _named(known, fault.message)]
+        # A rule about a wrong key would judge the key's default, which nobody asked for; a rule that does not say what
+        # it is about may be one of those.
+        rules = [fault for fault in self.faults if not fault.place and (fault.fields or not judged)]
+        rules = [fault for fault in rules if not judged & set(fault.fields)]
         self.faults = [*before, *(fault for fault in rules if fault not in before)]
 
     def _without_dates(self, place: Place, value: Any) -> Any:
@@ -117,9 +122,10 @@ class _Reading(Generic[ModelT]):
             return {}
         return value
 
-    def _add(self, place: Place, message: str) -> None:
-        advised = () if place else _advised(message, [name for name in self.values if name in self.model.model_fields])
-        self.faults.append(Fault(tuple(str(part) for part in place), message, advised))
+    def _add(self, place: Place, message: str, kind: str, rule: object = None) -> None:
+        fields, leave_out = (rule.fields, rule.leave_out) if isinstance(rule, SettingError) else ((), ())
+        given = tuple(name for name in leave_out if name in self.values)
+        self.faults.append(Fault(tuple(str(part) for part in place), message, kind, fields, given))
 
     def _message(self, details: Mapping[str, Any]) -> str:
         """One of pydantic's errors in the user's words."""
@@ -152,20 +158,3 @@ def shown(value: Any) -> str:
 
 def _within(place: Key, outer: Place) -> bool:
     return place[: len(outer)] == tuple(str(part) for part in outer)
-
-
-def _named(names: Iterable[str], message: str) -> list[str]:
-    """Those names that are words of a message, in its order."""
-    found = {name: word.start() for name in names if (word := re.search(rf"\b{re.escape(name)}\b", message))}
-    return sorted(found, key=lambda name: found[name])
-
-
-def _advised(message: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The settings that a message advises to leave out: "leave it out", "remove them", "leave start out"."""
-    advice = re.search(r"\b(?:leave (\w+) out|remove (\w+))\b", message)
-    if advice is None:
-        return ()
-    word, named = advice[1] or advice[2], _named(names, message)
-    if word == "it":
-        return tuple(named[:1])
-    return tuple(named) if word == "them" else tuple(name for name in named if name == word)

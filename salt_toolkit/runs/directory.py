@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from salt_toolkit.cards import ModelCard
 from salt_toolkit.errors import CheckpointError, MissingArtifact
-from salt_toolkit.recipe import Recipe, Selected, load_recipe
+from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.system.formats import check_format
 from salt_toolkit.weights.headers import PREFIXES, first_line, metadata, strip_prefixes, tensor_shapes, torn
@@ -203,9 +203,9 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
     from salt_toolkit.weights.loading import load_whole
 
     weights, recipe = find_student(directory), run_recipe(directory)
-    section = recipe.student
-    structure = Selected(section.provided, section.config.structure(num_layers)) if section else None
-    student = build_student(replace(recipe, student=structure))
+    section = recipe.need("student")
+    structure = replace(section, config=section.config.structure(num_layers))
+    student = build_student(recipe.with_component("student", structure))
     tensor_shapes(weights)  # a torn file fails here, in a sentence
     _check_format(weights)
     try:

@@ -163,9 +163,8 @@ def _with_every_key(path: Path) -> dict[str, Any]:
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
         if not prefix and name == "teachers":
-            # By name; their order is a leaf of its own, for it is that of the predictor's heads.
-            yield name, [teacher["name"] for teacher in value]
-            value = {teacher["name"]: teacher for teacher in value}
+            # Their order is a leaf of its own, for it is that of the predictor's heads.
+            yield name, list(value)
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
         else:

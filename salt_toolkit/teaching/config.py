@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from salt_toolkit.component import TeacherConfig, unanswered
 from salt_toolkit.context import Inputs
-from salt_toolkit.errors import GeometryError
+from salt_toolkit.errors import GeometryError, SettingError
 from salt_toolkit.geometry import ClipSpec, Cost, Grid, TokenSpec
 
 Norm = Literal["none", "layer", "own", "own_layer"]
@@ -66,9 +66,10 @@ class LayersConfig(TeacherConfig):
     @model_validator(mode="after")
     def _join_joins(self) -> LayersConfig:
         if self.join == "mean" and not isinstance(self.layer, tuple):
-            raise ValueError('join = "mean" has no effect with one layer; name several, such as layer = [6, 12]')
+            message = 'join = "mean" has no effect with one layer; name several, such as layer = [6, 12]'
+            raise SettingError(message, fields=["join", "layer"])
         if isinstance(self.layer, tuple) and not self.layer:
-            raise ValueError("layer = [] names no layer; name at least one")
+            raise SettingError("layer = [] names no layer; name at least one", fields=["layer"])
         return self
 
     def layers(self, depth: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import torch
 
 from salt_toolkit.contracts import Method, ParameterGroup
 from salt_toolkit.errors import PluginError
-from salt_toolkit.recipe.model import OptimizerSection
+from salt_toolkit.recipe.core_sections import OptimizerSection
 from salt_toolkit.train.checkpoint import owned_parameters
 
 

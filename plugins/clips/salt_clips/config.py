@@ -12,7 +12,7 @@ from salt_clips.listing import Delimiter, Listing, count_file, count_folder, lis
 from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, find_videos, list_ssv2
 from salt_toolkit.component import DatasetConfig
 from salt_toolkit.context import Inputs
-from salt_toolkit.errors import MissingArtifact
+from salt_toolkit.errors import MissingArtifact, SettingError
 from salt_toolkit.store.places import open_store
 from salt_toolkit.video.opening import DecoderName
 
@@ -120,7 +120,7 @@ class SSv2Config(VideoConfig):
     @classmethod
     def _split_exists(cls, split: str) -> str:
         if split not in NUM_CLIPS:
-            raise ValueError(f"Something-Something v2 has the splits {', '.join(NUM_CLIPS)}, found {split!r}")
+            raise SettingError(f"Something-Something v2 has the splits {', '.join(NUM_CLIPS)}, found {split!r}")
         return split
 
     def num_clips(self) -> int | None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from salt_toolkit import GeometryError, Grid, MaskCounts, MaskerConfig
+from salt_toolkit import GeometryError, Grid, MaskCounts, MaskerConfig, SettingError
 from salt_toolkit.geometry import share_of
 
 
@@ -87,9 +87,11 @@ class MultiblockConfig(RandomConfig):
         for name in ("spatial_scale", "temporal_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} must be two ascending shares above 0 and up to 1, found {[low, high]}")
+                message = f"{name} must be two ascending shares above 0 and up to 1, found {[low, high]}"
+                raise SettingError(message, fields=[name])
         if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect must be two ascending positive ratios, found {list(self.aspect)}")
+            message = f"aspect must be two ascending positive ratios, found {list(self.aspect)}"
+            raise SettingError(message, fields=["aspect"])
         return self
 
 

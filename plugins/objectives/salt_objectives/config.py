@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from salt_objectives.hadamard import known_order
-from salt_toolkit import GeometryError, ObjectiveConfig, TokenSpec
+from salt_toolkit import GeometryError, ObjectiveConfig, SettingError, TokenSpec
 
 MEASURED = ("channel", "position", "phi_s")
 """The normalisations that need statistics of the teacher's latents."""
@@ -40,17 +40,21 @@ class LatentLossConfig(ObjectiveConfig):
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> LatentLossConfig:
         if self.statistics == "running" and self.target_norm not in RUNNING:
-            raise ValueError(
+            raise SettingError(
                 f"statistics = 'running' does not work with target_norm = {self.target_norm!r}; "
-                "leave it out, or choose target_norm = 'channel' or 'position'"
+                "leave it out, or choose target_norm = 'channel' or 'position'",
+                fields=["target_norm"],
+                leave_out=["statistics"],
             )
         # The default is let through, so that a recipe with every default written out is still valid.
         default = type(self).model_fields["calibration_clips"].default
         if not self.calibrates and self.calibration_clips != default:
             why = "statistics = 'running'" if self.statistics == "running" else f"target_norm = {self.target_norm!r}"
-            raise ValueError(
+            raise SettingError(
                 f"calibration_clips = {self.calibration_clips} has no effect with {why}; leave it out, "
-                "or choose target_norm = 'channel', 'position' or 'phi_s' with statistics = 'calibration'"
+                "or choose target_norm = 'channel', 'position' or 'phi_s' with statistics = 'calibration'",
+                fields=["target_norm", "statistics"],
+                leave_out=["calibration_clips"],
             )
         return self
 

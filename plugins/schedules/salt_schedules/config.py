@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from salt_toolkit import ScheduleConfig
+from salt_toolkit import ScheduleConfig, SettingError
 
 
 class ConstantConfig(ScheduleConfig):
@@ -55,9 +55,14 @@ class WarmupCosineConfig(ScheduleConfig):
         for name in ("floor", "start"):
             value = getattr(self, name)
             if value > self.peak and (name == "floor" or self.warmup_steps > 0):
-                raise ValueError(f"{name} = {value} is above peak = {self.peak}; lower it (or use linear or cosine)")
+                raise SettingError(
+                    f"{name} = {value} is above peak = {self.peak}; lower it (or use linear or cosine)",
+                    fields=[name, "peak", "warmup_steps"],
+                )
         if self.warmup_steps == 0 and self.start != 0.0:
-            raise ValueError(
-                f"start = {self.start} has no effect without a warm-up; set warmup_steps, or leave start out"
+            raise SettingError(
+                f"start = {self.start} has no effect without a warm-up; set warmup_steps, or leave start out",
+                fields=["warmup_steps"],
+                leave_out=["start"],
             )
         return self

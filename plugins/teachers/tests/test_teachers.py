@@ -188,7 +188,7 @@ PIXELS = 'use = "pixels"\npatch = 8'
 def run_with(folder, *teachers, **changes):
     """A run's directory whose recipe names these teachers; cards need no weights."""
     folder.mkdir()
-    tables = "".join(f'[[teachers]]\nname = "t{number}"\n{text}\n' for number, text in enumerate(teachers))
+    tables = "".join(f"[teachers.t{number}]\n{text}\n" for number, text in enumerate(teachers))
     recipe = RECIPE.replace(f"[teacher]\n{PIXELS}\n", tables if len(teachers) > 1 else f"[teacher]\n{teachers[0]}\n")
     for old, new in changes.items():
         recipe = recipe.replace(old, new)

@@ -11,7 +11,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from salt_toolkit import CheckpointError, ClipSpec, GeometryError, KnownCheckpoint, MissingArtifact, ModelCard
+from salt_toolkit import (
+    CheckpointError,
+    ClipSpec,
+    GeometryError,
+    KnownCheckpoint,
+    MissingArtifact,
+    ModelCard,
+    SettingError,
+)
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
 from salt_toolkit.weights.locate import CheckpointFiles, find_checkpoint, not_here
 from salt_toolkit.weights.whole import require_whole
@@ -215,7 +223,7 @@ class VideoMAEConfig(_VideoMAEConfig):
     @classmethod
     def _no_giant(cls, model: str | None) -> str | None:
         if model == "giant":
-            raise ValueError('VideoMAE (v1) has no giant; choose model = "huge", or set use = "videomae2"')
+            raise SettingError('VideoMAE (v1) has no giant; choose model = "huge", or set use = "videomae2"')
         return model
 
 

@@ -20,6 +20,7 @@ from salt_toolkit import (
     MissingArtifact,
     ModelCard,
     PredictorConfig,
+    SettingError,
     StudentConfig,
     TokenSpec,
 )
@@ -72,35 +73,42 @@ class TimmViTConfig(StudentConfig):
         if name not in model_table():
             near = get_close_matches(name, model_table(), n=3)
             nearest = f"the nearest names are {', '.join(near)}; " if near else ""
-            raise ValueError(
+            raise SettingError(
                 f"found {model!r}, which is not one of timm's {len(model_table())} plain ViTs; {nearest}"
                 "models with rotary positions (EVA, DINOv3), hybrids and Swins are not plain ViTs"
             )
         tags = model_table()[name]["weights"]
         if dot and tag not in tags:
-            raise ValueError(f"found weights {tag!r} of {name}, and timm has {', '.join(tags) or 'none'}")
+            raise SettingError(f"found weights {tag!r} of {name}, and timm has {', '.join(tags) or 'none'}")
         return model
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TimmViTConfig:
         changed = [name for name in ("dim", "depth", "heads", "patch") if getattr(self, name) is not None]
         if self.pretrained and changed:
-            raise ValueError(
+            raise SettingError(
                 f"pretrained = true takes the model as it is, but {', '.join(changed)} would change it; "
-                "remove them, or set pretrained = false"
+                "remove them, or set pretrained = false",
+                fields=["pretrained"],
+                leave_out=changed,
             )
         if self.pretrained and not self._row["weights"]:
-            raise ValueError(f"the hub holds no weights of {self.model}; set pretrained = false, or name another model")
+            raise SettingError(
+                f"the hub holds no weights of {self.model}; set pretrained = false, or name another model",
+                fields=["model", "pretrained"],
+            )
         if not self.pretrained and "." in self.model:
             name = self.model.partition(".")[0]
-            raise ValueError(
+            raise SettingError(
                 f"{self.model} names weights, which pretrained = false does not load; "
-                f'set pretrained = true, or model = "{name}"'
+                f'set pretrained = true, or model = "{name}"',
+                fields=["model", "pretrained"],
             )
         if {"dim", "depth", "heads"} & set(changed) and not self._row["plain"]:
-            raise ValueError(
+            raise SettingError(
                 f"the blocks of {self.model} are not plain, so dim, depth and heads cannot be changed; "
-                "use a model such as vit_tiny_patch16_224 for that"
+                "use a model such as vit_tiny_patch16_224 for that",
+                fields=["model", "dim", "depth", "heads"],
             )
         check_heads(self.sizes["dim"], self.sizes["heads"])
         return self
@@ -215,9 +223,10 @@ class TransformerPredictorConfig(PredictorConfig):
     @model_validator(mode="after")
     def _mlps_have_a_width(self) -> TransformerPredictorConfig:
         if self.mlp_dim < 1:
-            raise ValueError(
+            raise SettingError(
                 f"mlp_ratio = {self.mlp_ratio} leaves MLPs of no width at dim = {self.dim}; "
-                f"choose at least 1 / {self.dim}; 4 is usual"
+                f"choose at least 1 / {self.dim}; 4 is usual",
+                fields=["mlp_ratio", "dim"],
             )
         return self
 
@@ -251,11 +260,12 @@ def check_heads(dim: int, heads: int) -> None:
     """Refuses heads that do not divide the width, with the nearest ones that do.
 
     Raises:
-        ValueError: ``dim`` is not a multiple of ``heads``.
+        SettingError: ``dim`` is not a multiple of ``heads``.
     """
     if dim % heads:
         divisors = [number for number in range(1, dim + 1) if dim % number == 0]
         near = sorted(sorted(divisors, key=lambda number: abs(number - heads))[:2])
-        raise ValueError(
-            f"dim = {dim} is not a multiple of heads = {heads}; choose heads = {' or '.join(map(str, near))}"
+        raise SettingError(
+            f"dim = {dim} is not a multiple of heads = {heads}; choose heads = {' or '.join(map(str, near))}",
+            fields=["dim", "heads"],
         )

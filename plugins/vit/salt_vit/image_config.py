@@ -9,7 +9,16 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from salt_toolkit import CheckpointError, ClipSpec, GeometryError, Grid, KnownCheckpoint, MissingArtifact, ModelCard
+from salt_toolkit import (
+    CheckpointError,
+    ClipSpec,
+    GeometryError,
+    Grid,
+    KnownCheckpoint,
+    MissingArtifact,
+    ModelCard,
+    SettingError,
+)
 from salt_toolkit.teaching.config import EncoderConfig, EncoderSpec
 from salt_toolkit.weights.locate import CheckpointFiles, find_checkpoint
 from salt_vit.hub import cached_weights, missing_weights
@@ -65,12 +74,12 @@ class TimmImageConfig(EncoderConfig):
         name, dot, tag = model.partition(".")
         tags = cls.offer().get(name)
         if tags is None:
-            raise ValueError(cls._unknown(name))
+            raise SettingError(cls._unknown(name))
         if dot and tag not in tags:
-            raise ValueError(f"found weights {tag!r} of {name}, and there are {', '.join(tags) or 'none'}")
+            raise SettingError(f"found weights {tag!r} of {name}, and there are {', '.join(tags) or 'none'}")
         instead = published_weights(name)[tag].instead if dot else None
         if instead:
-            raise ValueError(
+            raise SettingError(
                 f"the weights {model} were trained with QuickGELU, and {name} computes another GELU; set model to "
                 f"{instead}, which takes the same file"
             )
@@ -89,18 +98,23 @@ class TimmImageConfig(EncoderConfig):
     def _settings_fit(self) -> TimmImageConfig:
         made = self.architecture
         if self.prefix == "class" and not made.class_token:
-            raise ValueError(f'prefix = "class", and {made.name} has no class token; set prefix = "drop"')
+            message = f'prefix = "class", and {made.name} has no class token; set prefix = "drop"'
+            raise SettingError(message, fields=["prefix", "model"])
         if self.prefix == "all" and not made.prefix:
-            raise ValueError(f'prefix = "all", and {made.name} has tokens of patches alone; set prefix = "drop"')
+            message = f'prefix = "all", and {made.name} has tokens of patches alone; set prefix = "drop"'
+            raise SettingError(message, fields=["prefix", "model"])
         if self.size is not None and self.size % made.patch:
-            raise ValueError(f"size = {self.size} is not a multiple of the patch of {_near(self.size, made)}")
+            message = f"size = {self.size} is not a multiple of the patch of {_near(self.size, made)}"
+            raise SettingError(message, fields=["size", "model"])
         if self.weights == "random" and self.checkpoint is not None:
-            raise ValueError('weights = "random" reads no checkpoint; remove one of the two')
+            message = 'weights = "random" reads no checkpoint; remove one of the two'
+            raise SettingError(message, fields=["weights", "checkpoint"])
         if self.weights == "checkpoint" and self.checkpoint is None and self.published is None:
-            raise ValueError(f"the hub holds no weights of {made.name}; name a file in checkpoint, or another model")
+            message = f"the hub holds no weights of {made.name}; name a file in checkpoint, or another model"
+            raise SettingError(message, fields=["model", "weights", "checkpoint"])
         question = self._left_open()
         if question:
-            raise ValueError(question)
+            raise SettingError(question, fields=["model", "checkpoint"])
         return self
 
     def _left_open(self) -> str | None:
