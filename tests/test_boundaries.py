@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -122,6 +123,29 @@ def test_every_module_of_the_core_has_its_place_in_the_layers():
             # The modules of a package that spans several layers are placed one by one.
             modules |= inner if inner & placed else {name}
     assert modules == placed
+
+
+def public_modules() -> set[str]:
+    """What docs/plugins.md allows plugins to import."""
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    listed = page.partition("## What a plugin may import")[2].partition("\n## ")[0]
+    return set(re.findall(r"`(salt_toolkit(?:\.[a-z]+)?)`", listed))
+
+
+def test_the_root_holds_what_a_plugin_may_import_and_little_else():
+    core = ROOT / "salt_toolkit"
+    root = {f"salt_toolkit.{path.stem}" for path in core.glob("*.py") if not path.stem.startswith("__")}
+    assert root - public_modules() == {"salt_toolkit.discovery"}
+    assert all((core / name.partition(".")[2]).is_dir() for name in public_modules() - root - {"salt_toolkit"})
+
+
+def test_bundled_plugins_import_what_any_plugin_may():
+    used: set[str] = set()
+    for source in (ROOT / "plugins").glob("*/salt_*/**/*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("salt_toolkit"):
+                used.add(".".join((node.module or "").split(".")[:2]))
+    assert used - public_modules() == set()
 
 
 def test_plugins_use_nothing_private_of_the_core():
