@@ -21,7 +21,8 @@ import torch
 from salt_demo.videos import write_demo_data
 
 from salt_toolkit.assemble import build_dataset, build_teacher
-from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.plan import CacheOptions
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.data.samples import collate
 from salt_toolkit.recipe import Recipe, load_recipe

@@ -34,20 +34,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from salt_toolkit.cache.codec import LatentCodec
-from salt_toolkit.cache.rows import CachedRows
+from salt_toolkit.cache.encodings import Coding
+from salt_toolkit.cache.rows import CachedRows, CachedStream
 from salt_toolkit.contracts import Sample
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import ClipOrder
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.data.reader import ClipReader
-from salt_toolkit.store.index import CacheIndex, RowReader
+from salt_toolkit.store.base import Base, claim_base
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.layer import RowReader
 from salt_toolkit.store.manifest import Manifest, claim, shard_path
-from salt_toolkit.store.shard import Row
+from salt_toolkit.store.row import Row
 from salt_toolkit.store.shard_writer import ShardWriter
 
 TOKENS, DIM, BATCH, THREADS, CLIPS_PER_SHARD = 1568, 768, 32, 4, 120
-NAME = "latents.teacher"
+NAME, LAYER = "latents", "teachers/teacher"
 PART = 294
 EPOCHS = 5
 """Passes over the warm files in one measurement, so that memory is taken for the first of them alone."""
@@ -79,14 +81,17 @@ def main() -> None:
 
 
 def _write(folder: Path, num_clips: int) -> tuple[Path, list[Path]]:
-    streams = LatentCodec(NAME, "bf16").streams(TOKENS, DIM)
-    manifest = claim(folder / "cache", Manifest({"clip": {"views": 1}}, streams, num_clips, CLIPS_PER_SHARD))
+    coding = Coding(NAME, "F32", (TOKENS, DIM), "bf16")
+    base = claim_base(folder / "cache", Base({}, tuple(str(index) for index in range(num_clips))))
+    identity = {"streams": {NAME: coding.as_dict()}}
+    layer = folder / "cache" / LAYER
+    manifest = claim(layer, Manifest(base.fingerprint, identity, coding.streams, CLIPS_PER_SHARD))
     (folder / "pt").mkdir()
     files = []
     generator = torch.Generator().manual_seed(0)
-    for number in range(manifest.num_shards):
-        places = manifest.places(number)[1]
-        with ShardWriter(shard_path(folder / "cache", number), streams, [str(index) for index in places]) as writer:
+    for number in range(manifest.num_parts(num_clips)):
+        places = manifest.places(number, num_clips)[1]
+        with ShardWriter(shard_path(layer, number), manifest.streams, [str(index) for index in places]) as writer:
             for index in places:
                 clip = torch.randn(TOKENS, DIM, generator=generator).bfloat16()
                 writer.add(Row(str(index), 0, index), [clip.view(torch.uint8).numpy()])
@@ -114,7 +119,7 @@ class _Rows:
     class_names = ()
 
     def __init__(self, cache: Path, num_clips: int) -> None:
-        self.rows = CachedRows(CacheIndex.open(cache))
+        self.rows = CachedRows(Cache.open(cache), {NAME: CachedStream(LAYER, NAME)})
         self.clip_ids = [str(index) for index in range(num_clips)]
 
     def read(self, index: int, view: int) -> Sample:
@@ -132,7 +137,7 @@ class _Ways:
     def __init__(self, cache: Path, files: list[Path], num_clips: int) -> None:
         self.cache, self.files, self.num_clips = cache, files, num_clips
         self.pool = ThreadPoolExecutor(THREADS)
-        self.index = CacheIndex.open(cache)
+        self.index = Cache.open(cache).layers[LAYER]
         batch = torch.zeros(BATCH, TOKENS, DIM, dtype=torch.bfloat16)
         self.buffers: list[Any] = [row.view(torch.uint8).numpy() for row in batch]
         self.warmed = False

@@ -135,6 +135,15 @@ class TableDataset(Dataset, Protocol):
         ...
 
 
+@runtime_checkable
+class FileDataset(Dataset, Protocol):
+    """A dataset whose samples lie in files, one or several in each."""
+
+    def path_of(self, index: int) -> Path:
+        """The file that a sample is read from, without opening it."""
+        ...
+
+
 class Masker(ABC):
     """Chooses visible and target tokens for one clip at a time.
 

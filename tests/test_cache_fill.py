@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from salt_toolkit.assemble import build_teacher
-from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.plan import CacheOptions
 from salt_toolkit.cache.spot import spot_check
 from salt_toolkit.contracts import Sample
 from salt_toolkit.errors import BadClip, CacheError, DataError, MissingArtifact, RecipeError
 from salt_toolkit.recipe import load_recipe
-from salt_toolkit.store.index import CacheIndex, RowReader
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.layer import RowReader
 from salt_toolkit.store.maintain import merge, repair, verify
 from salt_toolkit.store.manifest import shard_path
 from salt_toolkit.store.shard_writer import ShardWriter
@@ -66,6 +68,9 @@ shard_mb = 1
 """
 
 
+LAYER = "teachers/teacher"
+
+
 @pytest.fixture
 def load(tmp_path, registry):
     def load(*overrides, name="cache", text=RECIPE):
@@ -79,23 +84,29 @@ def load(tmp_path, registry):
 
 def contents(directory):
     """Every clip's bytes, by id and view."""
-    index = CacheIndex.open(directory)
-    reader = RowReader(index)
+    cache = Cache.open(directory)
     found = {}
-    for _, _, row in index.rows():
-        buffers = {s.name: np.empty(s.row_bytes, np.uint8) for s in index.manifest.streams}
-        reader.read_into(row.clip_id, row.view, buffers)
-        found[row.clip_id, row.view] = (row.index, row.label, *(b.tobytes() for b in buffers.values()))
-    reader.close()
+    for layer, index in cache.layers.items():
+        reader = RowReader(index)
+        for _, _, row in index.rows():
+            buffers = {s.name: np.empty(s.row_bytes, np.uint8) for s in index.manifest.streams}
+            reader.read_into(row.clip_id, row.view, buffers)
+            found[layer, row.clip_id, row.view] = (row.index, row.label, *(b.tobytes() for b in buffers.values()))
+        reader.close()
     return found
+
+
+def rows_of(directory, layer=LAYER):
+    """The layer of the only teacher."""
+    return Cache.open(directory).layers[layer]
 
 
 def test_a_cache_holds_what_the_live_teacher_says(load):
     recipe = load("clip.views=2")
     outcome = fill_cache(recipe, CacheOptions())
     assert (outcome.counts.done, outcome.missing) == (180, 0)
-    index = CacheIndex.open(outcome.directory)
-    assert index.complete and len(index) == 180 and len(index.shards) > 5
+    index = rows_of(outcome.directory)
+    assert Cache.open(outcome.directory).complete and len(index) == 180 and len(index.shards) > 5
     assert verify(outcome.directory).sound
     checks = spot_check(outcome.directory, recipe, count=10)
     assert len(checks) == 10 and all(check["ok"] and check["relative_l2"] < 1e-6 for check in checks)
@@ -114,7 +125,7 @@ def test_batches_threads_parts_and_limits_change_nothing(load):
     whole = contents(fill_cache(load(name="whole"), CacheOptions()).directory)
     parts = load(name="parts")
     fill_cache(parts, CacheOptions(limit=23, batch_size=3, workers=1))
-    assert len(CacheIndex.open(Path(parts.cache.dir) / "train")) == 23
+    assert len(rows_of(Path(parts.cache.dir) / "train")) == 23
     for part in range(3):
         fill_cache(parts, CacheOptions(batch_size=5 + part, workers=3, part=(part, 3)))
     assert contents(Path(parts.cache.dir) / "train") == whole
@@ -125,7 +136,7 @@ def test_parts_of_several_machines_are_merged(load, tmp_path):
     sources = [fill_cache(load(name=f"m{part}"), CacheOptions(part=(part, 2))).directory for part in range(2)]
     merge(tmp_path / "merged", sources)
     assert contents(tmp_path / "merged") == whole
-    assert CacheIndex.open(tmp_path / "merged").complete
+    assert Cache.open(tmp_path / "merged").complete
 
 
 def test_what_repair_drops_is_filled_again(load):
@@ -133,13 +144,13 @@ def test_what_repair_drops_is_filled_again(load):
     directory = fill_cache(recipe, CacheOptions()).directory
     before = contents(directory)
     for number, damage in ((0, lambda raw: raw[:-1]), (1, lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]))):
-        path = shard_path(directory, number)
+        path = shard_path(directory / LAYER, number)
         path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CacheError, match="salt cache repair"):
         fill_cache(recipe, CacheOptions())
     repair(directory)
     missing = fill_cache(recipe, CacheOptions()).counts.done
-    assert missing == len(CacheIndex.open(directory).shards[0].header.rows) + 1
+    assert missing == len(rows_of(directory).shards[0].header.rows) + 1
     assert contents(directory) == before
 
 
@@ -165,10 +176,10 @@ class Broken:
 
 
 def break_clips(monkeypatch, bad):
-    from salt_toolkit.cache import fill
+    from salt_toolkit.cache import plan
 
-    original = fill.build_dataset
-    monkeypatch.setattr(fill, "build_dataset", lambda *a, **k: Broken(original(*a, **k), bad))
+    original = plan.build_dataset
+    monkeypatch.setattr(plan, "build_dataset", lambda *a, **k: Broken(original(*a, **k), bad))
 
 
 def test_bad_clips_are_recorded_and_not_read_again(load, monkeypatch):
@@ -176,8 +187,8 @@ def test_bad_clips_are_recorded_and_not_read_again(load, monkeypatch):
     recipe = load("loader.max_bad_fraction=0.1")
     outcome = fill_cache(recipe, CacheOptions())
     assert (outcome.counts.done, outcome.counts.bad, outcome.missing) == (87, 3, 0)
-    index = CacheIndex.open(outcome.directory)
-    assert index.complete
+    index = rows_of(outcome.directory)
+    assert Cache.open(outcome.directory).complete
     assert {(bad.clip_id, bad.index, bad.reason) for bad in index.bad()} == {
         (f"train/{n}", n, "is not a video") for n in (0, 7, 89)
     }
@@ -189,13 +200,13 @@ def test_too_many_bad_clips_stop_the_work_and_keep_what_is_done(load, monkeypatc
     recipe = load("loader.max_bad_fraction=0.05")
     with pytest.raises(DataError, match=r"more than loader.max_bad_fraction"):
         fill_cache(recipe, CacheOptions())
-    index = CacheIndex.open(Path(recipe.cache.dir) / "train")
+    index = rows_of(Path(recipe.cache.dir) / "train")
     assert len(index) >= 20
-    assert verify(Path(index.directory)).sound
+    assert verify(Path(recipe.cache.dir) / "train").sound
 
 
 def test_latents_that_are_not_finite_become_bad_clips(load, monkeypatch):
-    from salt_toolkit.cache import fill
+    from salt_toolkit.cache import prepare
 
     def build(recipe, teaching):
         teacher = original(recipe, teaching)
@@ -211,24 +222,24 @@ def test_latents_that_are_not_finite_become_bad_clips(load, monkeypatch):
         teacher.forward = sick
         return teacher
 
-    original = fill.build_teacher
-    monkeypatch.setattr(fill, "build_teacher", build)
+    original = prepare.build_teacher
+    monkeypatch.setattr(prepare, "build_teacher", build)
     outcome = fill_cache(load("loader.max_bad_fraction=0.5"), CacheOptions())
-    (bad,) = CacheIndex.open(outcome.directory).bad()
+    (bad,) = rows_of(outcome.directory).bad()
     assert (bad.clip_id, bad.reason) == ("train/70", "a teacher's latents of it are not finite")
 
 
 def test_two_clips_of_one_id_are_refused(load, monkeypatch):
-    from salt_toolkit.cache import fill
+    from salt_toolkit.cache import plan
 
-    original = fill.build_dataset
+    original = plan.build_dataset
 
     def build(*arguments, **keywords):
         dataset = original(*arguments, **keywords)
         dataset.clip_ids = ["same"] * len(dataset.clip_ids)
         return dataset
 
-    monkeypatch.setattr(fill, "build_dataset", build)
+    monkeypatch.setattr(plan, "build_dataset", build)
     with pytest.raises(DataError, match="two clips of the data set have one id"):
         fill_cache(load(), CacheOptions())
 
@@ -242,7 +253,9 @@ def test_a_recipe_without_a_cache_says_what_is_missing(load, tmp_path, registry)
 
 def test_a_cache_of_another_teacher_is_refused_with_the_fields(load):
     fill_cache(load(), CacheOptions())
-    with pytest.raises(CacheError, match=r"something else: teachers.teacher.config.dim is 700 .* and 699 here"):
+    with pytest.raises(
+        CacheError, match=r"something else: in teachers/teacher, teacher.config.dim is 700 .* and 699 here"
+    ):
         fill_cache(load("teacher.dim=699"), CacheOptions())
 
 
@@ -262,7 +275,7 @@ def test_no_manifest_describes_a_teacher_by_nothing(load, tmp_path, monkeypatch)
     """Such as when the weights go after they were loaded; the cache would fit any teacher."""
     other = load()
     teacher = build_teacher(other, other.teachings()[0])
-    monkeypatch.setattr("salt_toolkit.cache.fill.build_teacher", lambda *_: teacher)
+    monkeypatch.setattr("salt_toolkit.cache.prepare.build_teacher", lambda *_: teacher)
     recipe = load(text=of_a_run(tmp_path / "runs" / "absent"))
     with pytest.raises(MissingArtifact, match="runs/absent"):
         fill_cache(recipe, CacheOptions())
@@ -270,9 +283,9 @@ def test_no_manifest_describes_a_teacher_by_nothing(load, tmp_path, monkeypatch)
 
 
 def test_what_does_not_fit_the_disk_is_refused_before_it_begins(load, monkeypatch):
-    from salt_toolkit.cache import fill
+    from salt_toolkit.cache import rates
 
-    monkeypatch.setattr(fill.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**5})())
+    monkeypatch.setattr(rates.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**5})())
     with pytest.raises(CacheError, match=r"needs 0.002016 GB more, .* has 0.0001 GB free; .*int8"):
         fill_cache(load(), CacheOptions())
 
@@ -294,12 +307,12 @@ def test_a_disk_without_room_for_one_batch_is_refused_in_a_sentence(load, tmp_pa
 
 
 def test_a_disk_that_fills_up_while_it_is_measured_is_told(load, monkeypatch):
-    from salt_toolkit.cache import fill
+    from salt_toolkit.cache import rates
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fill, "write_all", full)
+    monkeypatch.setattr(rates, "write_all", full)
     with pytest.raises(CacheError, match=r"cannot be written \(No space left on device\)\. Make room"):
         fill_cache(load(), CacheOptions())
 
@@ -331,7 +344,7 @@ def test_a_disk_that_fills_up_loses_nothing(load, tmp_path):
     assert "code 1" in done.stdout, done.stdout + done.stderr
     assert "cannot be written (No space left on device)" in done.stdout and "Traceback" not in done.stdout
     assert verify(kept / "train").sound
-    there = len(CacheIndex.open(kept / "train"))
+    there = len(rows_of(kept / "train"))
     assert 20 < there < 90
     # With room, the rest is computed, and nothing else.
     (tmp_path / "cache").rmdir()
@@ -344,10 +357,10 @@ def test_a_complete_cache_loads_no_teacher_and_leaves_nothing_behind(load, monke
     """A writer that is killed just after another has finished its shard leaves an unfinished file."""
     recipe = load()
     directory = fill_cache(recipe, CacheOptions()).directory
-    abandoned, living = (directory / "shards" / f".{number:06d}.safetensors.partial" for number in (0, 1))
+    abandoned, living = (directory / LAYER / "shards" / f".{number:08d}.safetensors.partial" for number in (0, 1))
     abandoned.write_bytes(bytes(100))
-    monkeypatch.setattr("salt_toolkit.cache.fill.build_teacher", None)
-    with ShardWriter(directory / "shards" / "000001.safetensors", (), ()):
+    monkeypatch.setattr("salt_toolkit.cache.prepare.build_teacher", None)
+    with ShardWriter(directory / LAYER / "shards" / "00000001.safetensors", (), ()):
         assert fill_cache(recipe, CacheOptions()).counts.done == 0
         assert not abandoned.exists() and living.exists()
     assert not living.exists()
@@ -357,7 +370,7 @@ def test_a_flipped_bit_in_an_unfinished_shard_is_not_taken_over(load):
     """Its row would be written anew, with a checksum that fits."""
     recipe = load()
     directory = fill_cache(recipe, CacheOptions(limit=4)).directory
-    shard = directory / "shards" / "000000.safetensors"
+    shard = directory / LAYER / "shards" / "00000000.safetensors"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
@@ -373,7 +386,8 @@ import os, random, signal, sys, time
 import torch
 from pathlib import Path
 from salt_toolkit.assemble import build_teacher
-from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.plan import CacheOptions
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import discover
 
@@ -441,9 +455,9 @@ def test_the_command_line_from_filling_to_repairing(load, tmp_path):
     told = salt(path)
     assert "90 of 90 clips to compute, 0.00202 GB" in told and "pays for itself after" in told
     assert "complete" in salt("info", directory)
-    assert json.loads(salt("info", directory, "--json"))["rows"] == 90
+    assert json.loads(salt("info", directory, "--json"))["layers"][LAYER]["rows"] == 90
     assert "as the live teacher says" in salt("verify", directory, "--recipe", path, "--spot", 2)
-    shard = shard_path(directory, 0)
+    shard = shard_path(directory / LAYER, 0)
     shard.write_bytes(shard.read_bytes()[:-1])
     assert "damaged: 0 rows" not in salt("verify", directory, code=1)
     assert "dropped 1 damaged shards" in salt("repair", directory)
@@ -457,8 +471,8 @@ def test_the_command_line_from_filling_to_repairing(load, tmp_path):
 def test_torch_is_not_needed_to_look_at_a_cache(load):
     directory = fill_cache(load(), CacheOptions()).directory
     script = (
-        "import sys\nfrom salt_toolkit.store.index import CacheIndex\n"
-        f"assert CacheIndex.open({str(directory)!r}).complete\nassert 'torch' not in sys.modules\n"
+        "import sys\nfrom salt_toolkit.store.cache import Cache\n"
+        f"assert Cache.open({str(directory)!r}).complete\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -468,11 +482,11 @@ def test_another_split_has_a_cache_of_its_own_with_clips_as_evaluation_sees_them
     train = fill_cache(recipe, CacheOptions()).directory
     validation = fill_cache(recipe, CacheOptions(split="validation")).directory
     assert (train.name, validation.name) == ("train", "validation")
-    index = CacheIndex.open(validation)
-    assert index.complete and len(index) == 90 and len(CacheIndex.open(train)) == 180
+    index = rows_of(validation)
+    assert Cache.open(validation).complete and len(index) == 90 and len(rows_of(train)) == 180
     assert {row.clip_id.partition("/")[0] for _, _, row in index.rows()} == {"validation"}
     assert (
-        index.manifest.identity["clip"]["start"] == "center"
-        and index.manifest.identity["dataset"]["split"] == "validation"
+        Cache.open(validation).base.identity["dataset"]["clip"]["start"] == "center"
+        and Cache.open(validation).base.identity["dataset"]["split"] == "validation"
     )
     assert all(check["ok"] for check in spot_check(validation, recipe, count=5))

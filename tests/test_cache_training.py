@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from salt_toolkit.cache.codec import LatentCodec
-from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.cache.codec import StreamCodec
+from salt_toolkit.cache.encodings import Coding
+from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.plan import CacheOptions
 from salt_toolkit.cache.rows import CachedTeacher
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.errors import CacheError
-from salt_toolkit.geometry import Grid, TokenSpec
+from salt_toolkit.geometry import Grid
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.runs.directory import RunDirectory
-from salt_toolkit.store.index import CacheIndex
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.streams import LATENTS
 from salt_toolkit.system.files import read_lines
 from salt_toolkit.train.run import run_recipe
 
@@ -95,11 +98,11 @@ def losses(recipe):
     return [line["loss"] for line in read_lines(RunDirectory.of(recipe).metrics)]
 
 
-@pytest.mark.parametrize("frames", ["false", "true"])
-def test_losses_are_those_of_the_live_teacher(load, monkeypatch, frames):
+@pytest.mark.parametrize("keep", ["[]", '["clip"]'])
+def test_losses_are_those_of_the_live_teacher(load, monkeypatch, keep):
     """Also where a clip is bad, where views take turns, and where the teacher's grid is resampled."""
     live = losses(load(cached=False))
-    recipe = load(f"cache.frames={frames}", "run.name=cached")
+    recipe = load(f"cache.keep={keep}", "run.name=cached")
     outcome = fill_cache(recipe, CacheOptions())
     assert (outcome.counts.done, outcome.counts.bad) == (2 * (NUM_VIDEOS - 1), 2)
     from salt_toolkit import assemble
@@ -113,7 +116,7 @@ def test_losses_are_those_of_the_live_teacher(load, monkeypatch, frames):
 
 def test_a_copied_cache_with_its_clips_is_all_that_training_needs(load, tmp_path, registry):
     live = losses(load(cached=False))
-    recipe = load("cache.frames=true")
+    recipe = load('cache.keep=["clip"]')
     directory = fill_cache(recipe, CacheOptions()).directory
     moved = tmp_path / "elsewhere"
     directory.rename(moved)
@@ -135,20 +138,20 @@ def test_without_a_cache_or_with_half_of_one_the_teacher_runs_live(load, capsys)
     assert "there is no cache in" in capsys.readouterr().err
     fill_cache(load(), CacheOptions(limit=5))
     assert losses(load("run.name=half")) == live
-    assert "is unfinished (2 of 2 shards are missing or not full; go on with" in capsys.readouterr().err
+    assert "is unfinished (16 of 26 rows are missing; go on with" in capsys.readouterr().err
 
 
 def test_half_a_cache_of_clips_stands_in_for_nothing(load, capsys):
     """The data set is read, and not what the cache has of it."""
     live = losses(load(cached=False))
-    fill_cache(load("cache.frames=true"), CacheOptions(limit=5))
-    assert losses(load("cache.frames=true", "run.name=half")) == live
-    assert "is unfinished (2 of 2 shards" in capsys.readouterr().err
+    fill_cache(load('cache.keep=["clip"]'), CacheOptions(limit=5))
+    assert losses(load('cache.keep=["clip"]', "run.name=half")) == live
+    assert "is unfinished (16 of 26 rows" in capsys.readouterr().err
 
 
 def test_a_stand_in_for_a_teacher_moves_its_constants_and_saves_none():
-    codec = LatentCodec("latents.teacher", "int8", torch.zeros(6), torch.ones(6))
-    teacher = CachedTeacher(codec, TokenSpec(Grid(2, 2, 2), 6))
+    codec = StreamCodec(Coding(LATENTS, "F32", (8, 6), "int8"), torch.zeros(6), torch.ones(6))
+    teacher = CachedTeacher("teacher", {LATENTS: codec}, {LATENTS: Grid(2, 2, 2)})
     assert teacher.state_dict() == {} == codec.state_dict()
     teacher.to(torch.device("meta"))
     assert (codec.mean.device.type, codec.std.device.type) == ("meta", "meta")
@@ -161,8 +164,8 @@ def test_a_stand_in_for_a_teacher_moves_its_constants_and_saves_none():
     [
         ("run.seed=1", "seed is 0 in the cache, and 1 here"),
         ("clip.stride=2", "clip.stride is 1 in the cache, and 2 here"),
-        ("teacher.norm=clip", 'teachers.teacher.config.norm is "tubelet" in the cache, and "clip" here'),
-        ("cache.dtype=bf16", 'dtype is "fp32" in the cache, and "bf16" here'),
+        ("teacher.norm=clip", 'teacher.config.norm is "tubelet" in the cache, and "clip" here'),
+        ("cache.dtype=bf16", 'encoding is "fp32" in the cache, and "bf16" here'),
         ("dataset.decoder=decord", 'dataset.decoder is "pyav" in the cache, and "decord" here'),
     ],
 )
@@ -176,7 +179,7 @@ def test_another_data_set_is_refused(load, tmp_path, write_video):
     fill_cache(load(), CacheOptions())
     for number in range(NUM_VIDEOS):
         write_video(tmp_path / "other" / "train" / "c" / f"{number}.mp4", number, frames=7)
-    with pytest.raises(CacheError, match=r"dataset.ids is \"sha256"):
+    with pytest.raises(CacheError, match="none of its 13 clips is in the data set"):
         losses(load(videos=tmp_path / "other"))
 
 
@@ -198,15 +201,16 @@ def test_a_damaged_row_stops_training_with_shard_and_clip(load):
     raw = bytearray(shard.read_bytes())
     raw[-1] ^= 4
     shard.write_bytes(raw)
-    with pytest.raises(CacheError, match=r"is damaged: latents.teacher of .*salt cache repair"):
+    with pytest.raises(CacheError, match=r"is damaged: latents of .*salt cache repair"):
         losses(recipe)
 
 
-@pytest.mark.parametrize(("dtype", "frames"), [("fp32", "false"), ("int8", "false"), ("bf16", "true")])
-def test_the_check_knows_how_large_the_cache_becomes(load, dtype, frames):
+@pytest.mark.parametrize(("dtype", "keep"), [("fp32", "[]"), ("int8", "[]"), ("bf16", '["clip"]')])
+def test_the_check_knows_how_large_the_cache_becomes(load, dtype, keep):
     """But for headers, and for what other tensors a data set adds."""
-    recipe = load(f"cache.dtype={dtype}", f"cache.frames={frames}")
+    recipe = load(f"cache.dtype={dtype}", f"cache.keep={keep}")
     foreseen = check_recipe(recipe).facts["cache_gb"]
     fill_cache(recipe, CacheOptions())
-    manifest = CacheIndex.open(Path(recipe.cache.dir) / "train").manifest
-    assert foreseen * 1e9 == pytest.approx(manifest.row_bytes * manifest.views * NUM_VIDEOS)
+    cache = Cache.open(Path(recipe.cache.dir) / "train")
+    row_bytes = sum(index.manifest.row_bytes for index in cache.layers.values())
+    assert foreseen * 1e9 == pytest.approx(row_bytes * cache.base.views * NUM_VIDEOS)

@@ -152,7 +152,7 @@ def test_a_cache_is_as_large_as_its_latents(check, dtype, latents):
     assert "cache_gb" not in plain
     # The loader's six batches of 32 carry them, too.
     assert facts["host_memory_gb"] - plain["host_memory_gb"] == pytest.approx(6 * 32 * latents / 1e9)
-    both = check("ssv2_vitb.toml", *settings, "cache.frames=true", "clip.views=2").facts["cache_gb"]
+    both = check("ssv2_vitb.toml", *settings, 'cache.keep=["clip"]', "clip.views=2").facts["cache_gb"]
     assert both == pytest.approx(2 * 168_913 * (latents + 16 * 224 * 224 * 3) / 1e9)
 
 

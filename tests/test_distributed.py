@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from salt_toolkit.cache.fill import CacheOptions, fill_cache
+from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.plan import CacheOptions
 from salt_toolkit.runs.directory import RunDirectory
 from salt_toolkit.system.files import read_lines
 from salt_toolkit.train.run import run_recipe
@@ -178,14 +179,18 @@ def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_both(recipe, tmp
     assert [line["step"] for line in read_lines(directory.metrics)] == list(range(1, 11))
 
 
+LAYER = "teachers/teacher"
+
+
 def test_two_processes_share_a_cache(recipe, tmp_path):
     cached = [f"cache.dir={tmp_path / 'two'}", "cache.shard_mb=1", "cache.dtype=fp32", "teacher.dim=4000"]
     two, one = recipe(*cached), recipe(*cached, f"cache.dir={tmp_path / 'one'}")
     output = launched(two, "cache", launcher=ACCELERATE)
     assert output.count("clips to compute") == 1
     whole = fill_cache(one, CacheOptions()).directory
-    shards = sorted(path.name for path in (whole / "shards").iterdir())
+    shards = sorted(path.name for path in (whole / LAYER / "shards").iterdir())
     assert len(shards) > 3
     for name in shards:
-        assert (tmp_path / "two" / "train" / "shards" / name).read_bytes() == (whole / "shards" / name).read_bytes()
-    assert json.loads((whole / "manifest.json").read_text())["num_clips"] == 40
+        both = (tmp_path / "two" / "train" / LAYER / "shards" / name, whole / LAYER / "shards" / name)
+        assert both[0].read_bytes() == both[1].read_bytes()
+    assert len(json.loads((whole / "ids" / "000000.json").read_text())["ids"]) == 40

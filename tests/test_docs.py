@@ -70,6 +70,8 @@ def _takes(schema: dict) -> str:
         return f"{schema['maxItems']} {_takes(schema['prefixItems'][0])}s"
     if schema["type"] == "array":
         return f"several {_takes(schema['items'])}s"
+    if schema["type"] == "object":
+        return f"a table of {_takes(schema['additionalProperties'])}"
     names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
     return names[schema["type"]]
 

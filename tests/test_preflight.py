@@ -77,7 +77,7 @@ def test_advice_is_what_helps_there():
         return advice(limit, timings, Setting(on_gpu=True, **setting))[0]
 
     assert "loader.workers from 4 to 8" in first("decode")
-    assert "cache.frames" in first("decode", replace(EQUAL, cpus=4))
+    assert "cache.keep" in first("decode", replace(EQUAL, cpus=4))
     assert "loader.workers from 4 to 16" in first("disk")
     assert 'cache.dtype = "int8"' in first("bus", cached_latents=True)
     assert 'train.precision = "bf16"' in first("compute", could_bf16=True)

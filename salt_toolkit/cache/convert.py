@@ -1,8 +1,8 @@
-"""The same latents in another type, and caches from the folders of files that scripts have left."""
+"""The same latents with other encodings, and caches from the folders of files that scripts have left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,37 +10,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from salt_toolkit.cache.codec import LatentCodec, error_of
-from salt_toolkit.cache.encoder import SAFETENSORS
-from salt_toolkit.cache.encodings import Encoding
-from salt_toolkit.cache.identity import cache_identity
-from salt_toolkit.cache.rows import CachedRows, latents_name
+from salt_toolkit.cache.codec import SAFETENSORS, StreamCodec, bytes_of, calibrate, codecs_of
+from salt_toolkit.cache.encodings import Coding
+from salt_toolkit.cache.identity import Wanted, base_identity, sample_layer, teacher_layer
+from salt_toolkit.cache.prepare import clips_per_shard
+from salt_toolkit.cache.rows import CachedRows, CachedStream
 from salt_toolkit.errors import CacheError
-from salt_toolkit.recipe import CacheSection, Recipe
-from salt_toolkit.store.index import CacheIndex
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.store.base import Base, claim_base
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.maintain import take_over
 from salt_toolkit.store.manifest import Manifest, claim, shard_path
-from salt_toolkit.store.shard import Row, Stream
+from salt_toolkit.store.row import BadRow, Row
 from salt_toolkit.store.shard_writer import ShardBusy, ShardWriter
+from salt_toolkit.streams import LATENTS, Encoding, StreamSpec
 
 CALIBRATION_ROWS = 64
 
 
 @dataclass(frozen=True)
 class _Clip:
-    """One clip on its way: its row, decoded latents by teacher, and other tensors as they are."""
+    """One clip on its way: its row, and its streams, decoded."""
 
     row: Row
-    latents: dict[str, Tensor]
-    others: dict[str, Tensor]
+    values: Mapping[str, Tensor]
 
 
 def convert(source: Path, target: Path, *, dtype: Encoding) -> int:
-    """Writes a cache anew with another type of latents.
+    """Writes a cache anew, with another encoding of what is encoded; all else is linked or copied.
 
     Args:
         source: A cache, complete or not.
         target: A new directory, or one where an earlier call has stopped.
-        dtype: The new type.
+        dtype: The new encoding.
 
     Returns:
         Rows that were written.
@@ -48,54 +50,67 @@ def convert(source: Path, target: Path, *, dtype: Encoding) -> int:
     Raises:
         CacheError: The source is damaged, or the target is something else.
     """
-    index = CacheIndex.open(source)
-    old = index.manifest
-    reader = _OldRows(index)
-    teachers = list(old.identity["teachers"])
+    cache = Cache.open(source)
+    if not any(len(index) for index in cache.layers.values()):
+        raise CacheError(f"the cache {source} holds no clip yet; there is nothing to convert")
+    as_they_are = {name: index for name, index in cache.layers.items() if not _encoded(index.manifest)}
+    take_over(target, replace(cache, layers=as_they_are))
+    return sum(
+        _convert_layer(cache, name, target, dtype) for name, index in cache.layers.items() if _encoded(index.manifest)
+    )
+
+
+def _encoded(manifest: Manifest) -> bool:
+    return any(codec.coding.encoding is not None for codec in codecs_of(manifest).values())
+
+
+def _convert_layer(cache: Cache, name: str, target: Path, dtype: Encoding) -> int:
+    index = cache.layers[name]
+    old, reader = index.manifest, _OldRows(cache, name)
     numbers = sorted(index.shards)
     sample = [clip for number in numbers[:4] for clip in reader.clips(number)][:CALIBRATION_ROWS]
-    codecs, measured = _calibrated(teachers, dtype, sample)
-    first = sample[0] if sample else None
-    if first is None:
-        raise CacheError(f"the cache {source} holds no clip yet; there is nothing to convert")
-    streams = [s for name in teachers for s in codecs[name].streams(*first.latents[name].shape)]
-    others = [stream for stream in old.streams if stream.name in first.others]
-    manifest = claim(
-        target,
-        replace(
-            old,
-            identity={**old.identity, "dtype": dtype},
-            streams=(*streams, *others),
-            constants={name: codec.constants() for name, codec in codecs.items()},
-            measured=measured,
-            made_with={**old.made_with, "converted_from": old.identity["dtype"]},
-        ),
+    if not sample:
+        return 0
+    codings = [
+        replace(codec.coding, encoding=dtype if codec.coding.encoding else None) for codec in reader.codecs.values()
+    ]
+    codecs, measured = _calibrated(codings, sample)
+    streams = {name: {**old.identity["streams"][name], **codec.coding.as_dict()} for name, codec in codecs.items()}
+    new = replace(
+        old,
+        identity={**old.identity, "streams": streams},
+        streams=tuple(stream for coding in codings for stream in coding.streams),
+        constants={name: values for name, codec in codecs.items() if (values := codec.constants())},
+        measured=measured,
+        made_with={**old.made_with, "converted_from": {name: c.coding.as_dict() for name, c in reader.codecs.items()}},
     )
-    codecs = {name: LatentCodec.of(latents_name(name), dtype, manifest.constants[name]) for name in teachers}
+    manifest = claim(target / name, new)
+    codecs = codecs_of(manifest)
     written = 0
     for number in numbers:
-        if shard_path(target, number).exists():
-            continue
-        bad = index.shards[number].header.bad
-        written += _write(target, manifest, number, reader.clips(number), codecs, bad)
+        if not shard_path(target / name, number).exists():
+            header = index.shards[number].header
+            planned = [row.clip_id for row in header.rows]
+            written += _write(target / name, manifest, number, reader.clips(number), codecs, planned, header.bad)
     return written
 
 
-def import_folder(folder: Path, target: Path, *, identity: dict[str, Any], dtype: Encoding, shard_mb: int) -> int:
+def import_folder(folder: Path, target: Path, *, base: Base, wanted: Wanted, dtype: Encoding, shard_mb: int) -> int:
     """Makes a cache of a folder with one ``<clip id>.pt`` for each clip.
 
     A file holds either a tensor (tokens, dim), or a dict: ``latents`` or ``dino_features`` (tensors),
-    and ``caption`` (text). Tensors of a dict become one stream each; the first is the teacher's.
+    and ``caption`` (text). The teacher's is the first of these; other tensors are kept as they are.
 
     Args:
         folder: With the files; their names without ``.pt`` are the clips' ids.
         target: A new directory.
-        identity: What the latents are, as far as is known; its ``teachers`` has one name.
-        dtype: How latents are stored.
+        base: What the latents are of, as far as is known; its ids and views are the folder's.
+        wanted: The layer that the teacher's latents become.
+        dtype: How they are stored.
         shard_mb: Megabytes of a shard.
 
     Returns:
-        Rows that were written.
+        Clips that were written.
 
     Raises:
         CacheError: There are no such files, one cannot be read, or they differ in shape.
@@ -103,29 +118,54 @@ def import_folder(folder: Path, target: Path, *, identity: dict[str, Any], dtype
     files = sorted(folder.glob("*.pt"))
     if not files:
         raise CacheError(f"{folder} has no .pt files; expected one for each clip, named after it")
-    (teacher,) = identity["teachers"]
-    sample = [_read_pt(file, index, teacher) for index, file in enumerate(files[:CALIBRATION_ROWS])]
-    codecs, measured = _calibrated([teacher], dtype, sample)
-    others = [Stream(name, SAFETENSORS[tensor.dtype], tuple(tensor.shape)) for name, tensor in sample[0].others.items()]
-    streams = (*codecs[teacher].streams(*sample[0].latents[teacher].shape), *others)
-    row_bytes = sum(stream.row_bytes for stream in streams)
-    clips_per_shard = max(1, min(4096, shard_mb * 10**6 // row_bytes))
-    constants = {teacher: codecs[teacher].constants()}
-    manifest = claim(
-        target,
-        Manifest(identity, streams, len(files), clips_per_shard, constants, measured, {"imported_from": "pt"}),
+    sample = [_read_pt(file, index) for index, file in enumerate(files[:CALIBRATION_ROWS])]
+    base = claim_base(target, replace(base, ids=tuple(file.stem for file in files), views=1))
+    written = []
+    for name, tensor in sample[0].values.items():
+        coding = Coding.of(name, SAFETENSORS[tensor.dtype], tuple(tensor.shape), dtype)
+        if name != LATENTS:
+            coding = replace(coding, encoding=None)
+        layer = wanted if name == LATENTS else sample_layer(name, StreamSpec(coding.shape, coding.dtype))
+        manifest = _imported_manifest(base, layer, coding, sample, shard_mb)
+        manifest = claim(target / layer.name, manifest)
+        written.append(_import_layer(files, target / layer.name, manifest))
+    return max(written)
+
+
+def _imported_manifest(base: Base, layer: Wanted, coding: Coding, sample: Sequence[_Clip], shard_mb: int) -> Manifest:
+    codecs, measured = _calibrated([coding], sample)
+    identity = dict(layer.identity or {})
+    known = identity.get("streams", {}).get(coding.name, {})
+    row_bytes = sum(stream.row_bytes for stream in coding.streams)
+    return Manifest(
+        base=base.fingerprint,
+        identity={**identity, "streams": {coding.name: {**known, **coding.as_dict()}}},
+        streams=coding.streams,
+        clips_per_shard=clips_per_shard(shard_mb, row_bytes),
+        constants={name: values for name, codec in codecs.items() if (values := codec.constants())},
+        measured=measured,
+        made_with={"imported_from": "pt"},
     )
+
+
+def _import_layer(files: Sequence[Path], layer: Path, manifest: Manifest) -> int:
+    codecs = codecs_of(manifest)
     written = 0
-    for number in range(manifest.num_shards):
-        if not shard_path(target, number).exists():
-            places = manifest.places(number)[1]
-            clips = (_read_pt(files[index], index, teacher) for index in places)
-            written += _write(target, manifest, number, clips, codecs, ())
+    for number in range(manifest.num_parts(len(files))):
+        if not shard_path(layer, number).exists():
+            places = manifest.places(number, len(files))[1]
+            clips = (_read_pt(files[index], index) for index in places)
+            written += _write(layer, manifest, number, clips, codecs, [files[index].stem for index in places])
     return written
 
 
-def claimed_identity(recipe: Recipe, folder: Path, dtype: Encoding) -> dict[str, Any]:
-    """The identity that a folder of files has if it holds a recipe's latents; nothing but a recomputation proves it.
+def claimed_base(recipe: Recipe) -> Base:
+    """The base that a folder of files has if it holds latents of a recipe's clips; only a recomputation proves it."""
+    return Base(base_identity(recipe, split=recipe.dataset.config.split, clip=recipe.clip))
+
+
+def claimed_layer(recipe: Recipe) -> Wanted:
+    """The layer that a folder of files becomes if it holds what a recipe's teacher says.
 
     Raises:
         CacheError: The recipe has several teachers.
@@ -135,61 +175,47 @@ def claimed_identity(recipe: Recipe, folder: Path, dtype: Encoding) -> dict[str,
         raise CacheError(
             f"the recipe has {len(teachings)} teachers, and a folder of .pt files holds the latents of one"
         )
-    ids = [file.stem for file in sorted(folder.glob("*.pt"))]
-    section = CacheSection(dir=str(folder), dtype=dtype, frames=False, local_gb=0.0, shard_mb=512)
-    return cache_identity(recipe, section, ids, split=recipe.dataset.config.split, clip=recipe.clip)
+    return teacher_layer(recipe, None, teachings[0], recipe.clip)
 
 
 class _OldRows:
-    """Reads a cache's rows, decoded."""
+    """Reads a layer's rows, decoded."""
 
-    def __init__(self, index: CacheIndex) -> None:
-        self.index = index
-        self.rows = CachedRows(index)
-        manifest = index.manifest
-        self.codecs = {
-            name: LatentCodec.of(latents_name(name), manifest.identity["dtype"], manifest.constants[name])
-            for name in manifest.identity["teachers"]
-        }
+    def __init__(self, cache: Cache, layer: str) -> None:
+        self.index = cache.layers[layer]
+        self.codecs = codecs_of(self.index.manifest)
+        streams = self.index.manifest.streams
+        self.rows = CachedRows(cache, {stream.name: CachedStream(layer, stream.name) for stream in streams})
 
     def clips(self, number: int) -> Iterator[_Clip]:
         """The clips of one shard."""
         for row in self.index.shards[number].header.rows:
-            tensors = {name: torch.empty_like(like, device="cpu") for name, like in self.rows.like.items()}
-            self.rows.read_into(row.clip_id, row.view, tensors)
-            latents = {name: codec.decode(tensors) for name, codec in self.codecs.items()}
-            encoded = {stream.name for codec in self.codecs.values() for stream in codec.streams(1, 1)}
-            yield _Clip(row, latents, {name: tensor for name, tensor in tensors.items() if name not in encoded})
+            yield _Clip(row, {name: self.rows.decoded(codec, row) for name, codec in self.codecs.items()})
 
 
 def _calibrated(
-    teachers: Sequence[str], dtype: Encoding, clips: Sequence[_Clip]
-) -> tuple[dict[str, LatentCodec], dict[str, dict[str, float]]]:
-    codecs, measured = {}, {}
-    for name in teachers:
-        latents = torch.stack([clip.latents[name] for clip in clips]) if clips else torch.empty(0, 1, 1)
-        codec = codecs[name] = LatentCodec.calibrated(latents_name(name), dtype, [latents])
-        names = [stream.name for stream in codec.streams(1, 1)]
-        decoded = codec.decode(dict(zip(names, codec.encode(latents), strict=True)))
-        measured[name] = error_of(latents, decoded)
-    return codecs, measured
+    codings: Sequence[Coding], clips: Sequence[_Clip]
+) -> tuple[dict[str, StreamCodec], dict[str, dict[str, float]]]:
+    """Codecs with the constants of some clips, and what encoding costs on them."""
+    return calibrate(codings, {c.name: [torch.stack([clip.values[c.name] for clip in clips])] for c in codings})
 
 
 def _write(
-    target: Path, manifest: Manifest, number: int, clips: Iterator[_Clip], codecs: dict[str, LatentCodec], bad: Any
+    layer: Path,
+    manifest: Manifest,
+    number: int,
+    clips: Iterator[_Clip],
+    codecs: Mapping[str, StreamCodec],
+    planned: Sequence[str],
+    bad: Sequence[BadRow] = (),
 ) -> int:
     """Writes one shard; nothing if another process is at it."""
     written = 0
-    names = [stream.name for stream in manifest.streams]
-    planned = [""] * len(manifest.places(number)[1])
     try:
-        with ShardWriter(shard_path(target, number), manifest.streams, planned) as writer:
+        with ShardWriter(shard_path(layer, number), manifest.streams, planned) as writer:
             for clip in clips:
-                tensors = dict(clip.others)
-                for teacher, codec in codecs.items():
-                    encoded = codec.encode(clip.latents[teacher])
-                    tensors |= dict(zip((s.name for s in codec.streams(1, 1)), encoded, strict=True))
-                writer.add(clip.row, [tensors[name].contiguous().view(torch.uint8).numpy() for name in names])
+                encoded = [tensor for name, codec in codecs.items() for tensor in codec.encode(clip.values[name])]
+                writer.add(clip.row, [bytes_of(tensor.contiguous()) for tensor in encoded])
                 written += 1
             for entry in bad:
                 writer.add_bad(entry)
@@ -199,16 +225,18 @@ def _write(
     return written
 
 
-def _read_pt(file: Path, index: int, teacher: str) -> _Clip:
+def _read_pt(file: Path, index: int) -> _Clip:
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn pickle may raise anything
-        raise CacheError(f"{file} cannot be read ({str(error).splitlines()[0]}); mend or remove it") from error
-    values: dict[str, Any] = {"latents": stored} if isinstance(stored, Tensor) else dict(stored)
+        raise CacheError(f"{file} cannot be read ({str(error).splitlines()[0]}); fix or remove it") from error
+    values: dict[str, Any] = {LATENTS: stored} if isinstance(stored, Tensor) else dict(stored)
     caption = values.pop("caption", None)
     tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
-    first = next((name for name in ("dino_features", "latents") if name in tensors), None)
+    first = next((name for name in ("dino_features", LATENTS) if name in tensors), None)
     if first is None or tensors[first].ndim < 2:
         raise CacheError(f"{file} holds {sorted(values)}; expected a tensor (tokens, dim), or a dict with latents")
     latents = tensors.pop(first).float().flatten(0, -2)
-    return _Clip(Row(file.stem, 0, index, caption=caption), {teacher: latents}, tensors)
+    # What was called latents beside a teacher's features is another model's.
+    others = {f"other_{LATENTS}" if name == LATENTS else name: value for name, value in tensors.items()}
+    return _Clip(Row(file.stem, 0, index, caption=caption), {LATENTS: latents, **others})

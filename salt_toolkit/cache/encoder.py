@@ -1,103 +1,93 @@
-"""From clips to the streams of a cache: the teachers' latents, encoded, and what the data set gives."""
+"""From batches of samples to the streams of a cache's layers: what teachers say, encoded, and tensors as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from salt_toolkit.cache.codec import TORCH, LatentCodec, error_of
-from salt_toolkit.cache.encodings import Encoding
-from salt_toolkit.cache.rows import CLIP, latents_name
+from salt_toolkit.cache.codec import StreamCodec, calibrate
+from salt_toolkit.cache.encodings import Coding
 from salt_toolkit.contracts import ClipBatch, Teacher
-from salt_toolkit.store.shard import Stream
-
-SAFETENSORS = {dtype: name for name, dtype in TORCH.items()} | {
-    torch.float64: "F64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.bool: "BOOL",
-}
-"""safetensors' names of torch's types."""
 
 
-class ClipEncoder:
-    """Runs teachers over batches, and encodes what they say.
+class TeacherLayer:
+    """A teacher, and how what it says is stored.
 
     Args:
-        teachers: By name, on the device.
-        codecs: How each teacher's latents are stored.
-        kept: Names of the samples' tensors that are stored as they are.
-        device: Where the teachers are.
-        autocast: Makes the context that training would run the teachers in.
+        teacher: On the device.
+        precision: In which it runs: ``bf16`` under autocast, or ``fp32``.
+        device: Where it is.
+
+    Attributes:
+        codecs: By stream, on the device; of `calibrate` or `use`.
     """
 
-    def __init__(
-        self,
-        teachers: Mapping[str, Teacher],
-        codecs: Mapping[str, LatentCodec],
-        kept: Sequence[str],
-        device: torch.device,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        self.teachers = teachers
-        self.codecs = dict(codecs)
-        self.kept = kept
+    def __init__(self, teacher: Teacher, precision: str, device: torch.device) -> None:
+        self.teacher = teacher
+        self.precision = precision
         self.device = device
-        self.autocast = autocast
+        self.codecs: dict[str, StreamCodec] = {}
 
     @torch.inference_mode()
     def latents(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Every teacher's latents of a batch on the host, in float32, on the device."""
-        moved = batch.to(self.device)
-        with self.autocast():
-            return {name: teacher(moved).float() for name, teacher in self.teachers.items()}
+        """What the teacher says of a batch, by stream; on its device."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.teacher.outputs(batch.to(self.device))
 
-    @torch.inference_mode()
-    def encode(self, batch: ClipBatch) -> tuple[list[Tensor], Tensor]:
-        """The streams of a batch.
+    def use(self, codecs: Mapping[str, StreamCodec]) -> None:
+        """Takes codecs that are decided already."""
+        self.codecs = {name: codec.to(self.device) for name, codec in codecs.items()}
 
-        Returns:
-            One tensor (batch, ...) for each stream, in their order; and whether each clip's latents
-            are finite.
-        """
-        encoded: list[Tensor] = []
-        finite = torch.ones(len(batch.clip_ids), dtype=torch.bool, device=self.device)
-        for name, latents in self.latents(batch).items():
-            finite &= latents.isfinite().flatten(1).all(dim=1)
-            encoded += self.codecs[name].encode(latents)
-        return [*encoded, *(batch.tensors[name] for name in self.kept)], finite
-
-    def calibrate(self, encodings: Mapping[str, Encoding], batches: Iterable[ClipBatch]) -> dict[str, dict[str, float]]:
-        """Takes the codecs' constants from some clips, and measures what encoding costs on them.
+    def calibrate(self, codings: Iterable[Coding], batches: Iterable[ClipBatch]) -> dict[str, dict[str, float]]:
+        """Makes codecs with constants of some batches, and measures what encoding costs on them.
 
         Returns:
-            For each teacher the numbers of `error_of`.
+            For each encoded stream the numbers of `error_of`.
         """
-        latents = [self.latents(batch) for batch in batches]
-        measured = {}
-        for name, encoding in encodings.items():
-            mine = [batch[name] for batch in latents]
-            codec = LatentCodec.calibrated(latents_name(name), encoding, mine)
-            self.codecs[name] = codec
-            names = [stream.name for stream in codec.streams(1, 1)]
-            decoded = [codec.decode(dict(zip(names, codec.encode(batch), strict=True))) for batch in mine]
-            measured[name] = error_of(torch.cat(mine), torch.cat(decoded))
+        said = [self.latents(batch) for batch in batches]
+        codings = list(codings)
+        values = {coding.name: [latents[coding.name] for latents in said] for coding in codings}
+        self.codecs, measured = calibrate(codings, values)
         return measured
 
-    def streams(self, sample: Mapping[str, Tensor]) -> tuple[Stream, ...]:
-        """What each row consists of, given one sample's tensors."""
-        found: list[Stream] = []
-        for name, teacher in self.teachers.items():
-            spec = teacher.token_spec
-            found += self.codecs[name].streams(spec.grid.num_tokens, spec.dim)
-        kept = [Stream(name, SAFETENSORS[sample[name].dtype], tuple(sample[name].shape)) for name in self.kept]
-        return (*found, *kept)
 
+class LayerEncoder:
+    """Makes the rows of layers.
 
-def kept_tensors(sample: Mapping[str, Tensor], *, frames: bool) -> list[str]:
-    """Names of the tensors to store as they are: all that a data set gives besides clips, and those if asked for."""
-    return [name for name in sample if name != CLIP or frames]
+    Args:
+        teachers: By their layers' names.
+        kept: The names of samples' tensors that are stored as they are, by their layers' names.
+        device: Where the teachers are.
+    """
+
+    def __init__(self, teachers: Mapping[str, TeacherLayer], kept: Mapping[str, str], device: torch.device) -> None:
+        self.teachers = teachers
+        self.kept = kept
+        self.device = device
+
+    @torch.inference_mode()
+    def encode(self, batch: ClipBatch, layers: Collection[str]) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """The streams of a batch on the host.
+
+        Args:
+            batch: Samples.
+            layers: Which ones to make; no other teacher runs.
+
+        Returns:
+            For each layer one tensor (batch, ...) for each stream, in their order; and whether what the teachers
+            say of each clip is finite.
+        """
+        encoded = {layer: [batch.tensors[name]] for layer, name in self.kept.items() if layer in layers}
+        finite = torch.ones(len(batch.clip_ids), dtype=torch.bool, device=self.device)
+        teachers = {layer: teacher for layer, teacher in self.teachers.items() if layer in layers}
+        moved = batch.to(self.device) if teachers else batch  # once for all of them
+        for layer, teacher in teachers.items():
+            latents = teacher.latents(moved)
+            encoded[layer] = []
+            for name, codec in teacher.codecs.items():
+                if latents[name].is_floating_point():
+                    finite &= latents[name].isfinite().reshape(len(finite), -1).all(dim=1)
+                encoded[layer] += codec.encode(latents[name])
+        return encoded, finite

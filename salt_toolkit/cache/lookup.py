@@ -2,88 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from salt_toolkit.cache.codec import LatentCodec
-from salt_toolkit.cache.identity import cache_directory, cache_identity, require_comparable
-from salt_toolkit.cache.rows import CachedClips, CachedRows, CachedTeacher, WithLatents, latents_name
+from salt_toolkit.cache.codec import StreamCodec, codecs_of
+from salt_toolkit.cache.identity import base_identity, cache_directory, forgiving_layer, num_views, reads_of
+from salt_toolkit.cache.rows import (
+    CachedRows,
+    CachedSamples,
+    CachedStream,
+    CachedTeacher,
+    WithLatents,
+    sample_streams,
+    teacher_streams,
+)
+from salt_toolkit.context import Reads
 from salt_toolkit.contracts import Dataset, Teacher
-from salt_toolkit.geometry import Grid, TokenSpec
-from salt_toolkit.recipe import CacheSection, Recipe
-from salt_toolkit.store.index import CacheIndex
-from salt_toolkit.store.places import open_store
+from salt_toolkit.errors import CacheError
+from salt_toolkit.geometry import Grid
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.store.base import has_base, read_base
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.manifest import Manifest, require_same
+from salt_toolkit.store.remote import open_store
+
+
+@dataclass(frozen=True)
+class CachedLayer:
+    """Where what one of a recipe's teachers says is in a cache.
+
+    Attributes:
+        name: Of the layer.
+        codecs: By stream; those that the method reads.
+        grids: Of streams that have tokens of a grid and nothing before them.
+    """
+
+    name: str
+    codecs: Mapping[str, StreamCodec]
+    grids: Mapping[str, Grid]
 
 
 @dataclass(frozen=True)
 class RecipeCache:
-    """A complete cache that belongs to a recipe.
+    """A cache that has all that a recipe's teachers say of its clips.
 
     Attributes:
-        index: Of the cache.
+        cache: With further layers, perhaps.
+        layers: Of each teacher, by the recipe's name of it.
         dataset: Whose samples carry the cached latents.
     """
 
-    index: CacheIndex
-    dataset: Dataset
+    cache: Cache
+    layers: Mapping[str, CachedLayer]
+    dataset: CachedSamples | WithLatents
+
+    @property
+    def streams(self) -> Set[str]:
+        """The tensors of a batch that come from it."""
+        return self.dataset.rows.streams.keys()
 
     def teachers(self) -> dict[str, Teacher]:
         """Stand-ins for the recipe's teachers, by name."""
-        manifest = self.index.manifest
-        found: dict[str, Teacher] = {}
-        for name, about in manifest.identity["teachers"].items():
-            codec = LatentCodec.of(latents_name(name), manifest.identity["dtype"], manifest.constants[name])
-            found[name] = CachedTeacher(codec, TokenSpec(Grid(*about["grid"]), about["dim"]))
-        return found
+        return {key: CachedTeacher(key, layer.codecs, layer.grids) for key, layer in self.layers.items()}
 
 
 def find_cache(recipe: Recipe, dataset: Dataset) -> tuple[RecipeCache | None, str]:
-    """The recipe's cache, if it is complete; and a sentence about it, if there is something to say.
+    """The recipe's cache, if it has all that is wanted; and a sentence about it, if there is something to say.
 
     Raises:
         CacheError: There is one, and it is damaged or belongs to something else.
     """
-    if isinstance(dataset, CachedClips):
-        index = dataset.rows.index
-        _require_its_own(recipe, index, clip_ids=None)
-        return RecipeCache(index, dataset), f"clips and latents come from {index.directory}"
+    if isinstance(dataset, CachedSamples):
+        return _from_its_own(recipe, dataset)
     if recipe.cache is None:
         return None, ""
-    directory = cache_directory(recipe.cache, recipe.dataset.config.split)
-    if not open_store(directory).has_manifest():
+    split = recipe.dataset.config.split
+    directory = cache_directory(recipe.cache, split)
+    store = open_store(directory)
+    if not has_base(store):
         return None, f"there is no cache in {directory} yet (make it with `salt cache`): the teacher runs live"
-    index = CacheIndex.open(directory, local_gb=recipe.cache.local_gb)
-    _require_its_own(recipe, index, dataset.clip_ids)
-    lacking = index.lacking()
+    require_same(directory, read_base(store).identity, base_identity(recipe, split=split, clip=recipe.clip))
+    cache = Cache.open(directory, local_gb=recipe.cache.local_gb)
+    layers, lacking = _layers(recipe, cache)
     if lacking:
+        names = " and ".join(lacking)
+        return None, f"the cache in {directory} lacks {names} (add it with `salt cache`): the teacher runs live"
+    missing = _missing(recipe, dataset, cache, {layer.name for layer in layers.values()})
+    if missing:
         return None, (
-            f"the cache in {directory} is unfinished ({lacking}; go on with `salt cache`): the teacher runs live"
+            f"the cache in {directory} is unfinished ({missing}; go on with `salt cache`): the teacher runs live"
         )
-    rows = CachedRows(index)
-    samples = CachedClips(rows, dataset.class_names) if recipe.cache.frames else WithLatents(dataset, rows)
-    told = f"latents come from {directory}: {len(index)} clips, {index.num_bytes / 1e9:.3g} GB"
-    return RecipeCache(index, samples), told
+    samples = _samples(recipe, dataset, cache, _streams(layers))
+    size = sum(cache.layers[layer].num_bytes for layer in {place.layer for place in samples.rows.streams.values()})
+    about = f"latents come from {directory}: {len(dataset.clip_ids)} clips, {size / 1e9:.3g} GB"
+    return RecipeCache(cache, layers, samples), about
 
 
-def _require_its_own(recipe: Recipe, index: CacheIndex, clip_ids: Sequence[str] | None) -> None:
-    """Compares the cache with all that the recipe and this machine can tell.
+def _samples(
+    recipe: Recipe, dataset: Dataset, cache: Cache, streams: Mapping[str, CachedStream]
+) -> CachedSamples | WithLatents:
+    """What a method reads: from the cache alone, if that has it; else with what the data set reads."""
+    there, reads = sample_streams(cache), reads_of(recipe)
+    kept = {name: there[name] for name in reads if name in there}
+    layers = {place.layer for place in kept.values()}
+    if len(kept) == len(reads) and not cache.num_missing(dataset.clip_ids, num_views(recipe.clip), layers):
+        return CachedSamples(CachedRows(cache, {**kept, **streams}), dataset.clip_ids, dataset.class_names)
+    return WithLatents(dataset, CachedRows(cache, streams))
 
-    A teacher whose weights are not here is not compared: a cache that was copied here can be used.
 
-    Args:
-        recipe: That wants to train.
-        index: Of the cache.
-        clip_ids: Of the data set; None where the cache itself is the data set.
+def _from_its_own(recipe: Recipe, dataset: CachedSamples) -> tuple[RecipeCache | None, str]:
+    """The cache that the recipe's data set is: everything comes from there.
 
     Raises:
-        CacheError: It belongs to something else; with the fields that differ.
+        CacheError: It has not all of the recipe's teachers, or cuts clips in another way.
     """
-    found = index.manifest.identity
-    section = recipe.cache or CacheSection(
-        dir="", dtype=found["dtype"], frames=found["frames"], local_gb=0.0, shard_mb=1
-    )
-    split = recipe.dataset.config.split
-    wanted = cache_identity(recipe, section, clip_ids or (), split=split, clip=recipe.clip, forgive_missing=True)
-    if clip_ids is None:
-        wanted["dataset"] = found["dataset"]
-    require_comparable(index.directory, found, wanted)
+    cache = dataset.rows.cache
+    present = cache.base.identity["dataset"]
+    asked = base_identity(recipe, split=recipe.dataset.config.split, clip=recipe.clip)["dataset"]
+    both = (asked.keys() & present.keys()) - {"use"}
+    require_same(cache.directory, {key: present[key] for key in both}, {key: asked[key] for key in both})
+    layers, lacking = _layers(recipe, cache)
+    if lacking:
+        raise CacheError(f"the cache {cache.directory} lacks {' and '.join(lacking)}; it has {', '.join(cache.layers)}")
+    reads = reads_of(recipe)
+    kept = {name: place for name, place in dataset.rows.streams.items() if name in reads}
+    rows = CachedRows(cache, {**kept, **_streams(layers)})
+    samples = CachedSamples(rows, dataset.clip_ids, dataset.class_names)
+    return RecipeCache(cache, layers, samples), f"samples and latents come from {cache.directory}"
+
+
+def _layers(recipe: Recipe, cache: Cache) -> tuple[dict[str, CachedLayer], list[str]]:
+    """The layer of each teacher; and the names of the teachers that the cache lacks."""
+    found, lacking = {}, []
+    reads = recipe.method.config.reads() or Reads()
+    for teaching in recipe.teachings():
+        name = forgiving_layer(recipe, recipe.cache, teaching, recipe.clip).layer_of(cache)
+        if name is None:
+            lacking.append(teaching.name)
+            continue
+        manifest = cache.layers[name].manifest
+        codecs = codecs_of(manifest)
+        wanted = {stream: codecs[stream] for stream in codecs if reads.reads_stream(teaching.name, stream)}
+        found[teaching.name] = CachedLayer(name, wanted, _grids(manifest))
+    return found, lacking
+
+
+def _grids(manifest: Manifest) -> dict[str, Grid]:
+    streams = manifest.identity["streams"].items()
+    return {name: Grid(*values["grid"]) for name, values in streams if values.get("grid") and not values["prefix"]}
+
+
+def _streams(layers: Mapping[str, CachedLayer]) -> dict[str, CachedStream]:
+    return {
+        name: place
+        for key, layer in layers.items()
+        for name, place in teacher_streams(layer.name, key, layer.codecs).items()
+    }
+
+
+def _missing(recipe: Recipe, dataset: Dataset, cache: Cache, layers: Set[str]) -> str:
+    """What the cache lacks of the data set's clips, in words; empty where it has all.
+
+    Raises:
+        CacheError: It has none of them: it is of another data set.
+    """
+    ids, views = dataset.clip_ids, num_views(recipe.clip)
+    if cache.base.ids and not any(clip_id in cache.base.place_of for clip_id in ids):
+        raise CacheError(
+            f"the cache in {cache.directory} belongs to something else: none of its {len(cache.base.ids)} clips is in "
+            f"the data set, such as {cache.base.ids[0]!r}",
+            "Name another cache.dir, or the data set that it was made of.",
+        )
+    count = cache.num_missing(ids, views, layers)
+    return f"{count} of {len(ids) * views * len(layers)} rows are missing" if count else ""

@@ -5,26 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from salt_toolkit.store.index import CacheIndex
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.layer import LayerIndex
 from salt_toolkit.store.maintain import Verdict
+from salt_toolkit.store.manifest import SHARDS, shard_name
 
 SHOWN = 10
 """Damaged rows that are listed before the rest is counted."""
 
 
-def cache_facts(index: CacheIndex) -> dict[str, Any]:
+def cache_facts(cache: Cache) -> dict[str, Any]:
     """A cache in plain values."""
-    manifest = index.manifest
-    unfinished = index.unfinished()
+    bad = sorted(cache.bad.values(), key=lambda entry: (entry.view, entry.index))
     return {
-        "directory": str(index.directory),
+        "directory": cache.directory,
+        "fingerprint": cache.base.fingerprint,
+        "complete": cache.complete,
+        "clips": len(cache.base.ids),
+        "views": cache.base.views,
+        "bad_clips": [{"clip_id": entry.clip_id, "view": entry.view, "reason": entry.reason} for entry in bad],
+        "bytes": cache.num_bytes,
+        "identity": dict(cache.base.identity),
+        "layers": {name: _layer_facts(index) for name, index in cache.layers.items()},
+    }
+
+
+def _layer_facts(index: LayerIndex) -> dict[str, Any]:
+    manifest, unfinished = index.manifest, index.unfinished()
+    return {
         "fingerprint": manifest.fingerprint,
-        "complete": not unfinished and not index.damaged,
-        "clips": manifest.num_clips,
-        "views": manifest.views,
         "rows": len(index),
-        "bad_clips": [{"clip_id": bad.clip_id, "view": bad.view, "reason": bad.reason} for bad in index.bad()],
-        "shards": {"wanted": manifest.num_shards, "there": len(index.shards), "unfinished": len(unfinished)},
+        "shards": {
+            "wanted": index.views * index.num_parts,
+            "there": len(index.shards),
+            "unfinished": len(unfinished),
+        },
         "damaged": list(index.damaged.values()),
         "bytes": index.num_bytes,
         "streams": [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in manifest.streams],
@@ -35,20 +50,24 @@ def cache_facts(index: CacheIndex) -> dict[str, Any]:
 
 def render_cache(facts: Mapping[str, Any]) -> str:
     """The facts for a terminal."""
-    state = (
-        "complete" if facts["complete"] else f"{facts['shards']['unfinished']} of {facts['shards']['wanted']} shards"
-    )
-    lines = [f"{facts['directory']}: {state if facts['complete'] else state + ' unfinished'}"]
+    lines = [f"{facts['directory']}: {'complete' if facts['complete'] else 'unfinished'}"]
     views = f" in {facts['views']} views" if facts["views"] > 1 else ""
     bad = f", {len(facts['bad_clips'])} bad" if facts["bad_clips"] else ""
-    lines.append(f"  clips       {facts['clips']:,}{views}; {facts['rows']:,} rows{bad}, {facts['bytes'] / 1e9:.4g} GB")
-    for stream in facts["streams"]:
-        lines.append(f"  stream      {stream['name']}  {stream['dtype']} {' x '.join(map(str, stream['shape']))}")
-    for name, about in facts["identity"]["teachers"].items():
-        loss = facts["measured"].get(name, {}).get("relative_l2")
-        error = f"; relative error {loss:.2%}" if loss is not None else ""
-        lines.append(f"  teacher     {name}: {about.get('teacher')}, fingerprint {about.get('fingerprint')}{error}")
-    lines += [f"  damaged     {reason}" for reason in facts["damaged"]]
+    lines.append(f"  clips       {facts['clips']:,}{views}{bad}; {facts['bytes'] / 1e9:.4g} GB")
+    for name, layer in facts["layers"].items():
+        shards = layer["shards"]
+        state = f"; {shards['unfinished']} of {shards['wanted']} shards unfinished" if shards["unfinished"] else ""
+        lines.append(f"  {name}: {layer['rows']:,} rows, {layer['bytes'] / 1e9:.4g} GB{state}")
+        if "teacher" in layer["identity"]:
+            about = layer["identity"]["teacher"]
+            run = f"run in {layer['identity']['precision']}"
+            lines.append(f"    teacher   {about.get('teacher')}, fingerprint {about.get('fingerprint')}, {run}")
+        for stream in layer["streams"]:
+            error = layer["measured"].get(stream["name"])
+            lost = f", relative error {error['relative_l2']:.2%}" if error else ""
+            shape = " x ".join(map(str, stream["shape"])) or "1"
+            lines.append(f"    stream    {stream['name']}  {stream['dtype']} {shape}{lost}")
+        lines += [f"    damaged   {reason}" for reason in layer["damaged"]]
     return "\n".join(lines)
 
 
@@ -62,7 +81,7 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
         "bad_clips": verdict.bad_clips,
         "damaged_shards": list(verdict.damaged_shards.values()),
         "damaged_rows": [str(row) for row in verdict.damaged_rows],
-        "unfinished_shards": list(verdict.unfinished),
+        "unfinished_shards": [f"{layer}/{SHARDS}/{shard_name(number)}" for layer, number in verdict.unfinished],
     }
 
 

@@ -1,7 +1,8 @@
 """`salt cache`: every clip once through the teachers, and onto the disk; reading, teachers and writing overlap.
 
-Work is cut into shards, each claimed by one writer, so any number of processes may fill one cache.
-What was committed stays; an interrupted shard is continued where its rows end.
+Work is cut into units, each claimed by one writer, so any number of processes may fill one cache.
+What was committed stays; an interrupted shard is continued where its rows end. A teacher runs only
+on clips that its layer lacks.
 """
 
 from __future__ import annotations
@@ -12,77 +13,35 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from salt_toolkit.cache.encoder import ClipEncoder
-from salt_toolkit.cache.writing import Counts, EncodedBatch, WritingThread
+from salt_toolkit.cache.encoder import LayerEncoder
+from salt_toolkit.cache.rows import CHANGED, label_of
+from salt_toolkit.cache.shards import OpenShard, OpenUnit, Unit, missing_units
+from salt_toolkit.cache.writing import BadEntry, Counts, EncodedBatch, WritingThread
 from salt_toolkit.contracts import Dataset, Sample
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.data.reader import unreadable
-from salt_toolkit.data.samples import collate, plain_label
+from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import BadClip, SaltError
-from salt_toolkit.store.index import CacheIndex
-from salt_toolkit.store.manifest import Manifest, shard_path
-from salt_toolkit.store.shard import BadRow, Row, ShardFile
-from salt_toolkit.store.shard_writer import ShardBusy, ShardWriter
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.row import BadRow, Row
+from salt_toolkit.store.shard_writer import ShardBusy
+from salt_toolkit.system.digests import Digests
 
 
-class OpenShard:
-    """A shard that is being filled, and commits itself when its last clip has come.
+@dataclass(frozen=True)
+class _Job:
+    """One view of one clip on its way, and where it goes."""
 
-    All its methods belong to the writing thread, once it is made.
+    place: int
+    view: int
+    targets: dict[str, OpenShard]
 
-    Raises:
-        ShardBusy: Another writer is at it.
-    """
 
-    def __init__(self, directory: Path, manifest: Manifest, number: int, dataset: Dataset, end: int) -> None:
-        self.manifest, self.number = manifest, number
-        self.view, places = manifest.places(number)
-        path = shard_path(directory, number)
-        self.writer = ShardWriter(path, manifest.streams, [dataset.clip_ids[index] for index in places])
-        try:
-            before = ShardFile(path) if path.exists() else None
-            done = before.header.places() if before else set()
-            self.missing = [index for index in places if index not in done and index < end]
-            if not self.missing:  # another writer has finished it since it was found missing
-                raise ShardBusy(str(path))
-            if before:
-                self._take_over(before)
-        except BaseException:
-            self.writer.discard()
-            raise
-        self._before = len(done)
-        self._left = len(self.missing)
-        self._open = True
-
-    def add(self, row: Row, arrays: list[memoryview]) -> None:
-        """Writes one clip."""
-        self.writer.add(row, arrays)
-        self._count()
-
-    def add_bad(self, bad: BadRow) -> None:
-        """Records one clip as unusable."""
-        self.writer.add_bad(bad)
-        self._count()
-
-    def close(self) -> None:
-        """Commits what has come; nothing where nothing has."""
-        if self._open:
-            self._open = False
-            if len(self.writer.rows) + len(self.writer.bad) > self._before:
-                self.writer.commit(self.manifest.fingerprint, self.number, self.manifest.constants)
-            self.writer.discard()
-
-    def _count(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.close()
-
-    def _take_over(self, shard: ShardFile) -> None:
-        self.writer.copy_from(shard, range(len(shard.header.rows)))
-        for bad in shard.header.bad:
-            self.writer.add_bad(bad)
+@dataclass(frozen=True)
+class _Read:
+    sample: Sample
+    source: tuple[int, str] | None
 
 
 @dataclass
@@ -90,36 +49,44 @@ class CacheWork:
     """One process's share of a cache.
 
     Attributes:
-        directory: Of the cache.
-        manifest: Of the cache.
+        cache: As it was when the work began, with all layers that are to be filled.
+        layers: Which ones those are.
         dataset: Where clips come from.
         encoder: The teachers, and how their latents are stored.
         quarantine: Where bad clips are counted.
         batch_size: Clips that the teachers see at once.
         workers: Threads that read clips.
-        part: Which share: (i, n) takes every shard whose number leaves i when divided by n.
+        part: Which share; see `missing_units`.
         end: Clips of the data set to cache, from its beginning.
+        views: Views of each clip.
         stop: Asked between clips whether to end early.
-        told: Called with the counts after every batch.
+        log: Called with the counts after every batch.
         counts: How far the work is.
     """
 
-    directory: Path
-    manifest: Manifest
+    cache: Cache
+    layers: tuple[str, ...]
     dataset: Dataset
-    encoder: ClipEncoder
+    encoder: LayerEncoder
     quarantine: Quarantine
     batch_size: int
     workers: int
     part: tuple[int, int]
     end: int
+    views: int
     stop: Callable[[], bool] = lambda: False
-    told: Callable[[Counts], None] = lambda counts: None
+    log: Callable[[Counts], None] = lambda counts: None
     counts: Counts = field(default_factory=Counts)
 
-    def missing(self) -> dict[int, int]:
-        """How many clips each unfinished shard of this share still wants, by the shards' numbers."""
-        return missing_clips(self.directory, self.part, self.end)
+    def __post_init__(self) -> None:
+        ids = self.dataset.clip_ids
+        self._index_of = {self.cache.base.place_of[ids[index]]: index for index in range(self.end)}
+        self._digests = Digests()
+
+    def missing(self) -> list[Unit]:
+        """What this share still lacks."""
+        layers = {name: self.cache.layers[name] for name in self.layers}
+        return missing_units(layers, self._index_of.keys(), self.views, self.part)
 
     def run(self) -> Counts:
         """Does the work, until it is done or `stop` says so; returns what was done.
@@ -129,103 +96,106 @@ class CacheWork:
             DataError: Too many clips are bad.
         """
         self.counts = Counts()
-        shards: list[OpenShard] = []
+        units: list[OpenUnit] = []
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="salt-read")
         try:
             with WritingThread(self.counts, self.quarantine) as writing:
                 try:
-                    self._fill(pool, writing, shards)
+                    self._fill(pool, writing, units)
                 finally:
                     pool.shutdown(wait=True, cancel_futures=True)
         finally:
             with ExitStack() as closing:  # closes all, even if one cannot be closed
-                for shard in shards:
-                    closing.callback(shard.close)
+                for unit in units:
+                    closing.callback(unit.close)
         return self.counts
 
-    def _fill(self, pool: ThreadPoolExecutor, writing: WritingThread, shards: list[OpenShard]) -> None:
-        pending: deque[tuple[OpenShard, int, Future[Sample]]] = deque()
-        batch: list[tuple[OpenShard, int, Sample]] = []
-        for shard, index in self._jobs(shards):
-            pending.append((shard, index, pool.submit(self.dataset.read, index, shard.view)))
+    def _fill(self, pool: ThreadPoolExecutor, writing: WritingThread, units: list[OpenUnit]) -> None:
+        pending: deque[tuple[_Job, Future[_Read]]] = deque()
+        batch: list[tuple[_Job, _Read]] = []
+        for job in self._jobs(units):
+            known = self.cache.bad.get((self.cache.base.ids[job.place], job.view))
+            if known is not None:  # in another layer: no need to read it again
+                writing.put_bad(BadEntry(job.targets, known))
+                continue
+            pending.append((job, pool.submit(self._read, job)))
             if len(pending) >= self.batch_size + 2 * self.workers:
                 self._take(pending, batch, writing)
         while pending and not self.stop():
             self._take(pending, batch, writing)
         self._send(batch, writing)
 
-    def _jobs(self, shards: list[OpenShard]) -> Iterator[tuple[OpenShard, int]]:
-        """Every clip that is missing, shard by shard; a shard is claimed when its turn comes, or at the end."""
+    def _jobs(self, units: list[OpenUnit]) -> Iterator[_Job]:
+        """Every clip that is missing, unit by unit; a unit is claimed when its turn comes, or at the end."""
         turns = deque(self.missing())
-        busy: set[int] = set()
+        busy: set[tuple[int, int]] = set()
         while turns and not self.stop():
-            number = turns.popleft()
+            turn = turns.popleft()
             try:
-                shard = OpenShard(self.directory, self.manifest, number, self.dataset, self.end)
+                unit = OpenUnit(turn, self.cache.base)
             except ShardBusy:
-                if number in busy:
+                if (turn.view, turn.block) in busy:
                     self.counts.busy += 1
                 else:
-                    busy.add(number)
-                    turns.append(number)
+                    busy.add((turn.view, turn.block))
+                    turns.append(turn)
                 continue
-            shards.append(shard)
-            for index in shard.missing:
+            units.append(unit)
+            for place in sorted(unit.targets):
                 if self.stop():
                     return
-                yield shard, index
+                yield _Job(place, unit.view, unit.targets[place])
+
+    def _read(self, job: _Job) -> _Read:
+        sample = self.dataset.read(self._index_of[job.place], job.view)
+        if sample.source is None:
+            return _Read(sample, None)
+        source = self._digests.of(str(sample.source))
+        before = self.cache.source(sample.clip_id, job.view)
+        if before is not None and before != source:
+            raise BadClip(str(sample.source), CHANGED, "Drop its rows with `salt cache repair --sources`.")
+        return _Read(sample, source)
 
     def _take(
         self,
-        pending: deque[tuple[OpenShard, int, Future[Sample]]],
-        batch: list[tuple[OpenShard, int, Sample]],
+        pending: deque[tuple[_Job, Future[_Read]]],
+        batch: list[tuple[_Job, _Read]],
         writing: WritingThread,
     ) -> None:
-        shard, index, future = pending.popleft()
+        job, future = pending.popleft()
+        clip_id = self.cache.base.ids[job.place]
         begin = time.perf_counter()
         try:
-            batch.append((shard, index, future.result()))
+            read = future.result()
         except BadClip as bad:
-            writing.put_bad(shard, BadRow(self.dataset.clip_ids[index], shard.view, index, bad.reason), bad)
+            writing.put_bad(BadEntry(job.targets, BadRow(clip_id, job.view, job.place, bad.reason), bad))
+            return
         except SaltError:
             raise
         except BaseException as error:
-            raise unreadable(self.dataset.clip_ids[index], error) from error
-        self.counts.waited_for_clips += time.perf_counter() - begin
+            raise unreadable(clip_id, error) from error
+        finally:
+            self.counts.waited_for_clips += time.perf_counter() - begin
+        if batch and batch[0][0].targets.keys() != job.targets.keys():
+            self._send(batch, writing)  # teachers run on a batch that all of them lack
+        batch.append((job, read))
         if len(batch) == self.batch_size:
             self._send(batch, writing)
 
-    def _send(self, batch: list[tuple[OpenShard, int, Sample]], writing: WritingThread) -> None:
+    def _send(self, batch: list[tuple[_Job, _Read]], writing: WritingThread) -> None:
         """Runs the teachers on a batch, and hands what they say to the writing thread."""
         if not batch:
             return
-        clips = collate([sample for _, _, sample in batch])
+        clips = collate([read.sample for _, read in batch])
         if self.encoder.device.type == "cuda":
             clips = clips.with_tensors(**{name: tensor.pin_memory() for name, tensor in clips.tensors.items()})
-        tensors, finite = self.encoder.encode(clips)
-        rows = [
-            Row(sample.clip_id, shard.view, index, plain_label(sample.label), sample.caption)
-            for shard, index, sample in batch
-        ]
-        writing.put(EncodedBatch.to_host([shard for shard, _, _ in batch], rows, tensors, finite))
+        tensors, finite = self.encoder.encode(clips, batch[0][0].targets)
+        rows = [self._row(job, read) for job, read in batch]
+        writing.put(EncodedBatch.to_host([job.targets for job, _ in batch], rows, tensors, finite))
         batch.clear()
-        self.told(self.counts)
+        self.log(self.counts)
 
-
-def missing_clips(directory: Path, part: tuple[int, int], end: int) -> dict[int, int]:
-    """How many clips each unfinished shard of a share still wants, by the shards' numbers.
-
-    Args:
-        directory: Of the cache.
-        part: Which share; see `CacheWork`.
-        end: Clips of the data set to cache, from its beginning.
-    """
-    index = CacheIndex.open(directory)
-    found = {}
-    for number in index.unfinished():
-        shard = index.shards.get(number)
-        there = shard.header.places() if shard else set()
-        wanted = [place for place in index.manifest.places(number)[1] if place < end and place not in there]
-        if wanted and number % part[1] == part[0]:
-            found[number] = len(wanted)
-    return found
+    def _row(self, job: _Job, read: _Read) -> Row:
+        sample = read.sample
+        label = label_of(sample.label, self.dataset.class_names)
+        return Row(sample.clip_id, job.view, job.place, label, sample.caption, read.source)

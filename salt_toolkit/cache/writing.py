@@ -5,17 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from salt_toolkit.data.quarantine import Quarantine
 from salt_toolkit.errors import BadClip
-from salt_toolkit.store.shard import BadRow, Row
+from salt_toolkit.store.row import BadRow, Row
 
 WAITING = 2
 """Encoded batches that wait for the disk at most."""
@@ -62,58 +62,83 @@ class Counts:
         return time.perf_counter() - self.begin
 
 
+Targets: TypeAlias = Mapping[str, ShardSink]
+"""Where the rows of a clip go, by layer."""
+
+
 @dataclass
 class EncodedBatch:
     """Rows with their streams on the host, or on their way there."""
 
-    shards: Sequence[ShardSink]
+    targets: Sequence[Targets]
     rows: Sequence[Row]
-    tensors: Sequence[Tensor]
+    tensors: Mapping[str, Sequence[Tensor]]
     finite: Tensor
     event: torch.cuda.Event | None = None
 
     @classmethod
     def to_host(
-        cls, shards: Sequence[ShardSink], rows: Sequence[Row], tensors: Sequence[Tensor], finite: Tensor
+        cls, targets: Sequence[Targets], rows: Sequence[Row], tensors: Mapping[str, Sequence[Tensor]], finite: Tensor
     ) -> EncodedBatch:
-        """Starts the copy from the device; the writing thread waits for it, and nobody else."""
+        """Starts the copy from the device; the writing thread waits for it, and nobody else.
+
+        Args:
+            targets: Of each row.
+            rows: What is known of the clips.
+            tensors: Each layer's streams, one row for each clip.
+            finite: Whether each clip's numbers are.
+        """
         if finite.device.type != "cuda":
-            return cls(shards, rows, [tensor.cpu().contiguous() for tensor in tensors], finite.cpu())
-        host = [_pinned_copy(tensor) for tensor in (*tensors, finite)]
+            host = {layer: [tensor.cpu().contiguous() for tensor in streams] for layer, streams in tensors.items()}
+            return cls(targets, rows, host, finite.cpu())
+        host = {layer: [_pinned_copy(tensor) for tensor in streams] for layer, streams in tensors.items()}
+        on_host = _pinned_copy(finite)
         event = torch.cuda.Event()
         event.record()
-        return cls(shards, rows, host[:-1], host[-1], event)
+        return cls(targets, rows, host, on_host, event)
 
     def write(self, counts: Counts, quarantine: Quarantine) -> None:
         """Writes every row; one whose latents are not finite is recorded as bad."""
         if self.event is not None:
             self.event.synchronize()
-        raw = [tensor.view(torch.uint8).numpy() for tensor in self.tensors]
-        for place, (shard, row) in enumerate(zip(self.shards, self.rows, strict=True)):
+        raw = {layer: [_bytes_of(tensor) for tensor in streams] for layer, streams in self.tensors.items()}
+        for place, (targets, row) in enumerate(zip(self.targets, self.rows, strict=True)):
             if not bool(self.finite[place]):
-                reason = "a teacher's latents of it are not finite"
-                counts.bad += 1
-                quarantine.record(row.clip_id, BadClip(row.clip_id, reason))
-                shard.add_bad(BadRow(row.clip_id, row.view, row.index, reason))
+                error = BadClip(row.clip_id, "a teacher's latents of it are not finite")
+                BadEntry(targets, BadRow(row.clip_id, row.view, row.index, error.reason), error).write(
+                    counts, quarantine
+                )
                 continue
-            arrays = [memoryview(numbers[place]) for numbers in raw]
-            shard.add(row, arrays)
+            for layer, shard in targets.items():
+                arrays = [memoryview(numbers[place]) for numbers in raw[layer]]
+                shard.add(row, arrays)
+                counts.num_bytes += sum(array.nbytes for array in arrays)
             quarantine.count_read()
             counts.done += 1
-            counts.num_bytes += sum(array.nbytes for array in arrays)
 
 
 @dataclass
-class _Bad:
-    shard: ShardSink
+class BadEntry:
+    """A clip that cannot be used.
+
+    Attributes:
+        targets: The layers that record it.
+        bad: What they record.
+        error: What was found; None for a clip that another layer knows as bad already.
+    """
+
+    targets: Targets
     bad: BadRow
-    error: BadClip
+    error: BadClip | None = None
 
     def write(self, counts: Counts, quarantine: Quarantine) -> None:
+        """Records the clip in every layer."""
         counts.bad += 1
-        quarantine.count_read()
-        quarantine.record(self.bad.clip_id, self.error)
-        self.shard.add_bad(self.bad)
+        if self.error is not None:
+            quarantine.count_read()
+            quarantine.record(self.bad.clip_id, self.error)
+        for shard in self.targets.values():
+            shard.add_bad(self.bad)
 
 
 class WritingThread:
@@ -126,7 +151,7 @@ class WritingThread:
     def __init__(self, counts: Counts, quarantine: Quarantine) -> None:
         self.counts = counts
         self.quarantine = quarantine
-        self._queue: queue.Queue[EncodedBatch | _Bad | None] = queue.Queue(maxsize=WAITING)
+        self._queue: queue.Queue[EncodedBatch | BadEntry | None] = queue.Queue(maxsize=WAITING)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._write_all, name="salt-write", daemon=True)
 
@@ -153,11 +178,11 @@ class WritingThread:
         self._put(batch)
         self.counts.waited_for_disk += time.perf_counter() - begin
 
-    def put_bad(self, shard: ShardSink, bad: BadRow, error: BadClip) -> None:
-        """Hands over a clip that could not be read; see `put`."""
-        self._put(_Bad(shard, bad, error))
+    def put_bad(self, entry: BadEntry) -> None:
+        """Hands over a clip that cannot be used; see `put`."""
+        self._put(entry)
 
-    def _put(self, item: EncodedBatch | _Bad) -> None:
+    def _put(self, item: EncodedBatch | BadEntry) -> None:
         self._queue.put(item)
         if self._error is not None:
             raise self._error
@@ -175,3 +200,8 @@ class WritingThread:
 def _pinned_copy(tensor: Tensor) -> Tensor:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    """Each row as bytes; of a single number, too."""
+    return tensor.reshape(len(tensor), -1).view(torch.uint8).numpy()

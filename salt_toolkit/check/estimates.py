@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from salt_toolkit.cache.encodings import latent_streams
+from salt_toolkit.cache.encodings import Coding
 from salt_toolkit.geometry import Cost, TokenSpec
 from salt_toolkit.recipe import CacheSection, Recipe
 
@@ -61,7 +61,7 @@ def host_memory(recipe: Recipe, teachers: Collection[TokenSpec]) -> int:
 
 def cache_disk(recipe: Recipe, cache: CacheSection, teachers: Collection[TokenSpec], num_clips: int) -> int:
     """Bytes of a complete cache: every view of every clip."""
-    row = latent_bytes(cache, teachers) + (clip_bytes(recipe) if cache.frames else 0)
+    row = latent_bytes(cache, teachers) + (clip_bytes(recipe) if cache.keep else 0)
     return num_clips * recipe.clip.views * row
 
 
@@ -70,7 +70,7 @@ def latent_bytes(cache: CacheSection, teachers: Collection[TokenSpec]) -> int:
     streams = (
         stream
         for spec in teachers
-        for stream in latent_streams("latents", cache.dtype, tokens=spec.grid.num_tokens, dim=spec.dim)
+        for stream in Coding("latents", "F32", (spec.grid.num_tokens, spec.dim), cache.dtype).streams
     )
     return sum(stream.row_bytes for stream in streams)
 

@@ -145,7 +145,9 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
         use, config, key = teaching.teacher.use, teaching.teacher.config, teaching.key
         spec = tokens.teachers[teaching.name]
         cost = _answer(report, key, partial(config.cost, recipe.inputs()), Cost)
-        identity = _answer(report, key, partial(identify, use, config, recipe.inputs()))
+        identity = _answer(
+            report, key, partial(identify, use, config, recipe.inputs(), teaching.teacher.provided.component.build)
+        )
         card = _answer(report, key, config.card, ModelCard)
         resampled = spec.grid != tokens.student.grid if spec and tokens.student else None
         rows.append(

@@ -30,7 +30,7 @@ cache_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DirectoryArgument = Annotated[Path, typer.Argument(help="A cache: the folder with manifest.json.")]
+DirectoryArgument = Annotated[Path, typer.Argument(help="A cache: the folder with cache.json.")]
 
 
 @cache_app.command(name=FILL, cls=CoreCommand)
@@ -51,7 +51,8 @@ def fill(
 
     loaded = load_recipe(recipe, discover(), overrides or ())
     part = _part(shard)
-    from salt_toolkit.cache.fill import CacheOptions, fill_cache
+    from salt_toolkit.cache.fill import fill_cache
+    from salt_toolkit.cache.plan import CacheOptions
     from salt_toolkit.system.signals import OUT_OF_TIME
 
     options = CacheOptions(split, limit, batch_size, workers, device, max_hours, part)
@@ -73,10 +74,9 @@ def fill(
 def info(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
     """Says whose latents a cache holds, how many, how large, and what is missing."""
     from salt_toolkit.cache.text import cache_facts, render_cache
-    from salt_toolkit.store.index import CacheIndex
+    from salt_toolkit.store.cache import Cache
 
-    index = CacheIndex.open(directory, forgive_damage=True)
-    facts = cache_facts(index)
+    facts = cache_facts(Cache.open(directory, forgive_damage=True))
     if as_json:
         write_json(facts)
     else:
@@ -154,12 +154,12 @@ def convert(
 
     from salt_toolkit.cache.convert import convert as write_anew
     from salt_toolkit.cache.encodings import Encoding
-    from salt_toolkit.store.manifest import FILE
+    from salt_toolkit.store.manifest import BASE
 
     if dtype not in get_args(Encoding):
         raise SaltError(f"--dtype {dtype}: expected one of {', '.join(get_args(Encoding))}")
     encoding = cast(Encoding, dtype)
-    if (source / FILE).is_file():
+    if (source / BASE).is_file():
         written = write_anew(source, target, dtype=encoding)
     else:
         written = _import(source, target, encoding, recipe, overrides or ())
@@ -167,7 +167,7 @@ def convert(
 
 
 def _import(source: Path, target: Path, dtype: Any, recipe: Path | None, overrides: Any) -> int:
-    from salt_toolkit.store.places import caches_in, no_cache
+    from salt_toolkit.store.local import caches_in, no_cache
 
     inside = caches_in(source)
     if inside:
@@ -177,12 +177,13 @@ def _import(source: Path, target: Path, dtype: Any, recipe: Path | None, overrid
             f"{source} is no cache; to import a folder of .pt files, name the recipe whose latents they are with "
             "--recipe, so that training can tell whether they are its own"
         )
-    from salt_toolkit.cache.convert import claimed_identity, import_folder
+    from salt_toolkit.cache.convert import claimed_base, claimed_layer, import_folder
     from salt_toolkit.recipe import load_recipe
     from salt_toolkit.registry import discover
 
-    identity = claimed_identity(load_recipe(recipe, discover(), overrides), source, dtype)
-    return import_folder(source, target, identity=identity, dtype=dtype, shard_mb=512)
+    claimed = load_recipe(recipe, discover(), overrides)
+    base, wanted = claimed_base(claimed), claimed_layer(claimed)
+    return import_folder(source, target, base=base, wanted=wanted, dtype=dtype, shard_mb=512)
 
 
 def _part(text: str) -> tuple[int, int]:

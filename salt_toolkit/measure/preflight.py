@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from salt_toolkit.cache.rows import CLIP
 from salt_toolkit.check.estimates import TrainedCosts, checkpoint_disk
 from salt_toolkit.check.findings import Finding, Report, findings_of
 from salt_toolkit.contracts import ClipBatch
@@ -24,6 +23,7 @@ from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.directory import RunDirectory
 from salt_toolkit.runs.machine import Machine
+from salt_toolkit.streams import CLIP
 from salt_toolkit.system.host import available_memory, free_disk, num_cpus, resident_memory, shared_memory
 
 STEP_SECONDS = 2.0
@@ -161,7 +161,7 @@ def _setting(trial: Trial, report: Report) -> Setting:
         compiles=recipe.train.compile != "none",
         teacher_share=teacher / (teacher + step) if teacher and step else 0.0,
         cached_latents=cache is not None,
-        cached_frames=cache is not None and any(stream.name == CLIP for stream in cache.index.manifest.streams),
+        cached_frames=cache is not None and CLIP in cache.streams,
         caches_ram=bool(report.facts["preflight"]["ram_cache_mb"]),
     )
 

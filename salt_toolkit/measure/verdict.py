@@ -130,7 +130,7 @@ def _about_decode(timings: Timings, setting: Setting) -> Iterator[str]:
     if timings.workers < timings.cpus:
         yield f"Raise loader.workers from {timings.workers} to {timings.cpus}: there are so many processors."
     if not setting.cached_frames:
-        yield "Decode each clip once: `salt cache` with cache.frames = true keeps clips and latents."
+        yield 'Decode each clip once: `salt cache` with cache.keep = ["clip"] keeps clips and latents.'
         yield "Videos that are not much larger than clip.size decode faster: write smaller ones once."
     if not setting.caches_ram:
         yield "If the clips fit into memory, let it keep them: loader.ram_cache_mb."

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from salt_toolkit.errors import SettingError
 from salt_toolkit.geometry import ClipSpec
+from salt_toolkit.streams import Encoding
 
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What a run may be called: it becomes a directory."""
@@ -165,10 +166,17 @@ class CacheSection(Section):
         description="Directory of the cache; each split gets a folder in it. Training also reads from the URL of an "
         "object store, such as s3://bucket/cache."
     )
-    dtype: Literal["fp32", "bf16", "fp16", "int8", "fp8"] = Field(
+    dtype: Encoding = Field(
         "bf16", description="How latents are stored; int8 and fp8 with scales for each channel and each token."
     )
-    frames: bool = Field(False, description="Keep the decoded clips too, so that training decodes no video.")
+    dtypes: dict[str, Encoding] = Field(
+        {}, description="The same for single teachers (`motion`) or streams of theirs (`motion.class`)."
+    )
+    keep: tuple[str, ...] | None = Field(
+        None,
+        description='Tensors of the samples to keep as they are; ["clip"]: training decodes no video. Absent: what the '
+        "method reads, clips excepted.",
+    )
     local_gb: float = Field(50.0, ge=0, description="Gigabytes of an object store's shards to keep on this machine.")
     shard_mb: int = Field(512, ge=1, description="Megabytes of a shard, the unit in which a cache is committed.")
 

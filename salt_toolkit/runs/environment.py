@@ -58,8 +58,9 @@ def _card(config: TeacherConfig | StudentConfig) -> dict[str, str] | None:
 
 def _fingerprint(recipe: Recipe, teaching: Teaching) -> str | None:
     """Of a teacher whose weights are here; a run from a cache needs none."""
+    selected = teaching.teacher
     try:
-        return identify(teaching.teacher.use, teaching.teacher.config, recipe.inputs()).fingerprint
+        return identify(selected.use, selected.config, recipe.inputs(), selected.provided.component.build).fingerprint
     except MissingArtifact:
         return None
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from salt_toolkit.errors import CacheError
-from salt_toolkit.store.index import CacheIndex
-from salt_toolkit.store.manifest import FILE, SHARDS, read_manifest, require_same, shard_path
-from salt_toolkit.store.places import caches_in, no_cache
+from salt_toolkit.store.base import claim_base, has_base
+from salt_toolkit.store.cache import Cache
+from salt_toolkit.store.local import LocalStore, caches_in, no_cache
+from salt_toolkit.store.manifest import SHARDS, claim, read_manifest, shard_name, shard_path
 from salt_toolkit.store.shard import ShardFile, Stream
 from salt_toolkit.store.shard_writer import PARTIAL, ShardBusy, ShardWriter, drop_abandoned
 from salt_toolkit.system.files import sync
@@ -28,6 +30,7 @@ THREADS = 4
 class DamagedRow:
     """A row that is not what it should be."""
 
+    layer: str
     shard: int
     row: int
     clip_id: str
@@ -35,7 +38,7 @@ class DamagedRow:
     reason: str
 
     def __str__(self) -> str:
-        return f"shard {self.shard:06d}, view {self.view} of {self.clip_id!r}: {self.reason}"
+        return f"{self.layer}/{SHARDS}/{shard_name(self.shard)}, view {self.view} of {self.clip_id!r}: {self.reason}"
 
 
 @dataclass
@@ -45,17 +48,17 @@ class Verdict:
     Attributes:
         rows: Rows that were read.
         num_bytes: Their bytes.
-        damaged_shards: Reasons, by number.
+        damaged_shards: Reasons, by layer and number.
         damaged_rows: Rows whose bytes or numbers are wrong.
-        unfinished: Numbers of shards that are missing or not full.
+        unfinished: Layer and number of shards that are missing or not full.
         bad_clips: Clips that the cache records as unusable; no damage.
     """
 
     rows: int = 0
     num_bytes: int = 0
-    damaged_shards: dict[int, str] = field(default_factory=dict)
+    damaged_shards: dict[tuple[str, int], str] = field(default_factory=dict)
     damaged_rows: list[DamagedRow] = field(default_factory=list)
-    unfinished: list[int] = field(default_factory=list)
+    unfinished: list[tuple[str, int]] = field(default_factory=list)
     bad_clips: int = 0
 
     @property
@@ -65,25 +68,33 @@ class Verdict:
 
 
 def verify(directory: Path) -> Verdict:
-    """Reads every byte: headers, checksums, and numbers that are not finite.
+    """Reads every byte of every layer: headers, checksums, and numbers that are not finite.
 
     Raises:
         CacheError: The directory is no cache.
     """
-    index = CacheIndex.open(directory, forgive_damage=True)
-    verdict = Verdict(damaged_shards=dict(index.damaged), unfinished=index.unfinished(), bad_clips=len(index.bad()))
-    with ThreadPoolExecutor(THREADS) as pool:
-        for shard, damaged in zip(index.shards.values(), pool.map(_damaged_rows, index.shards.values()), strict=True):
-            verdict.damaged_rows += damaged
-            verdict.rows += len(shard.header.rows)
-            verdict.num_bytes += shard.offsets[-1]
+    cache = Cache.open(directory, forgive_damage=True)
+    verdict = Verdict(bad_clips=len(cache.bad))
+    for name, index in cache.layers.items():
+        verdict.damaged_shards |= {(name, number): reason for number, reason in index.damaged.items()}
+        verdict.unfinished += [(name, number) for number in index.unfinished()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            checked = pool.map(partial(_damaged_rows, name), index.shards.values())
+            for shard, damaged in zip(index.shards.values(), checked, strict=True):
+                verdict.damaged_rows += damaged
+                verdict.rows += len(shard.header.rows)
+                verdict.num_bytes += shard.offsets[-1]
     return verdict
 
 
-def repair(directory: Path) -> Verdict:
-    """Drops what is torn: whole shards whose header is lost, and single rows; the rest stays.
+def repair(directory: Path, others: Mapping[str, Collection[str]] | None = None) -> Verdict:
+    """Drops what is torn: shards whose header is lost, and single rows; the rest stays.
 
     What was dropped is missing afterwards, and the command that made the cache fills it again.
+
+    Args:
+        directory: Of the cache.
+        others: Ids of further clips whose rows are to go, by layer, such as those whose files have changed.
 
     Returns:
         What was found before.
@@ -92,29 +103,39 @@ def repair(directory: Path) -> Verdict:
         CacheError: The directory is no cache, or a writer is at a damaged shard.
     """
     verdict = verify(directory)
-    manifest = read_manifest(directory)
-    for number in verdict.damaged_shards:
-        shard_path(directory, number).unlink(missing_ok=True)
-    for number in sorted({row.shard for row in verdict.damaged_rows}):
-        path = shard_path(directory, number)
-        shard = ShardFile(path)
-        torn = {row.row for row in verdict.damaged_rows if row.shard == number}
-        keep = [place for place in range(len(shard.header.rows)) if place not in torn]
-        try:
-            with ShardWriter(path, manifest.streams, [row.clip_id for row in shard.header.rows]) as writer:
-                writer.copy_from(shard, keep)
-                for bad in shard.header.bad:
-                    writer.add_bad(bad)
-                writer.commit(manifest.fingerprint, number, shard.header.constants)
-        except ShardBusy:
-            raise CacheError(f"somebody is writing {path}; stop that first") from None
+    for (layer, number), _ in verdict.damaged_shards.items():
+        shard_path(directory / layer, number).unlink(missing_ok=True)
+    torn: dict[tuple[str, int], set[int]] = {}
+    for row in verdict.damaged_rows:
+        torn.setdefault((row.layer, row.shard), set()).add(row.row)
+    if others:
+        for layer, index in Cache.open(directory, forgive_damage=True).layers.items():
+            for number, place, row in index.rows():
+                if row.clip_id in others.get(layer, ()):
+                    torn.setdefault((layer, number), set()).add(place)
+    for (layer, number), rows in sorted(torn.items()):
+        _drop_rows(directory / layer, number, rows)
     drop_leftovers(directory)
-    sync(directory / SHARDS)
     return verdict
 
 
+def _drop_rows(layer: Path, number: int, torn: Collection[int]) -> None:
+    """Writes a shard anew without some of its rows."""
+    path, manifest = shard_path(layer, number), read_manifest(layer)
+    shard = ShardFile(path)
+    keep = [place for place in range(len(shard.header.rows)) if place not in torn]
+    try:
+        with ShardWriter(path, manifest.streams, [row.clip_id for row in shard.header.rows]) as writer:
+            writer.copy_from(shard, keep)
+            for bad in shard.header.bad:
+                writer.add_bad(bad)
+            writer.commit(manifest.fingerprint, number, shard.header.constants)
+    except ShardBusy:
+        raise CacheError(f"{path} is being written; stop that process first") from None
+
+
 def merge(target: Path, sources: Sequence[Path]) -> int:
-    """Takes the shards of other caches of the same identity into one.
+    """Takes the layers and shards of other caches of the same samples into one.
 
     Of two shards of one number, the one with more clips stays. Files are linked where both lie on one
     file system, and copied elsewhere.
@@ -127,46 +148,50 @@ def merge(target: Path, sources: Sequence[Path]) -> int:
         How many shards were taken.
 
     Raises:
-        CacheError: One is no cache, or of another identity, or spread over shards in another way; or the target is
-            a folder of other caches, such as those of several splits.
+        CacheError: One is no cache, or of other samples; or a layer of one name has another identity, other
+            constants or another spread over shards; or the target is a folder of other caches, such as those of
+            several splits.
     """
-    taken = 0
     others = [cache for cache in caches_in(target) if Path(cache) not in sources]
-    if others and not (target / FILE).exists():
+    if others and not has_base(LocalStore(target)):
         raise no_cache(str(target), others)
-    for source in sources:
-        index = CacheIndex.open(source)
-        if not (target / FILE).exists():
-            (target / SHARDS).mkdir(parents=True, exist_ok=True)
-            _copy(source / FILE, target / FILE)
-        manifest = read_manifest(target)
-        require_same(target, manifest.identity, index.manifest.identity)
-        if manifest.clips_per_shard != index.manifest.clips_per_shard:
+    return sum(take_over(target, Cache.open(source)) for source in sources)
+
+
+def take_over(target: Path, source: Cache) -> int:
+    """Takes what is new in one other cache; returns how many shards. See `merge`."""
+    base = claim_base(target, source.base)
+    if base.ids[: len(source.base.ids)] != source.base.ids:
+        raise CacheError(
+            f"{target} and {source.directory} hold their clips in different orders; begin both with a copy of one "
+            "cache (`salt cache RECIPE --max-hours 0` makes an empty one)"
+        )
+    taken = 0
+    for name, index in source.layers.items():
+        present = claim(target / name, index.manifest)
+        if present.fingerprint != index.manifest.fingerprint:
             raise CacheError(
-                f"{target} has {manifest.clips_per_shard} clips in a shard, and {source} has "
-                f"{index.manifest.clips_per_shard}; bring one to the other with `salt cache convert`"
+                f"{name} of {source.directory} differs from that of {target} in how its numbers are decoded or spread "
+                "over shards; begin both with a copy of one cache (`salt cache RECIPE --max-hours 0` makes an empty "
+                "one), or bring one to the other with `salt cache convert`"
             )
         for number, shard in index.shards.items():
-            path = shard_path(target, number)
+            path = shard_path(target / name, number)
             if not path.exists() or _fullness(ShardFile(path)) < _fullness(shard):
-                _copy(shard_path(source, number), path)
+                _copy(Path(shard.path), path)
                 taken += 1
-    sync(target / SHARDS)
+        sync(target / name / SHARDS)
     return taken
 
 
 def drop_leftovers(directory: Path) -> None:
     """Removes what killed writers have left beside the shards; unfinished files of living ones are locked and stay."""
-    for partial in (directory / SHARDS).glob(f".*.safetensors{PARTIAL}"):
-        drop_abandoned(partial)
+    for abandoned in directory.glob(f"*/*/{SHARDS}/.*.safetensors{PARTIAL}"):
+        drop_abandoned(abandoned)
 
 
-def _damaged_rows(shard: ShardFile) -> list[DamagedRow]:
-    return list(_check_rows(shard))
-
-
-def _check_rows(shard: ShardFile) -> Iterator[DamagedRow]:
-    header = shard.header
+def _damaged_rows(layer: str, shard: ShardFile) -> list[DamagedRow]:
+    header, damaged = shard.header, []
     descriptor = os.open(shard.path, os.O_RDONLY)
     try:
         for place, row in enumerate(header.rows):
@@ -176,9 +201,10 @@ def _check_rows(shard: ShardFile) -> Iterator[DamagedRow]:
                 reason = _fault(data, about, row.checksums[stream], length)
                 if reason:
                     reason = f"{about.name} {reason}"
-                    yield DamagedRow(header.number, place, row.clip_id, row.view, reason)
+                    damaged.append(DamagedRow(layer, header.number, place, row.clip_id, row.view, reason))
     finally:
         os.close(descriptor)
+    return damaged
 
 
 def _fault(data: bytes, stream: Stream, checksum: int, length: int) -> str:

@@ -4,9 +4,9 @@ The file is the unit of commitment. It is written beside its name, synced and re
 reader finds a whole shard or none. Its header is the only place that says what is in it:
 
 - one tensor for each stream, of shape (rows, ...), rows in the order of the lists below;
-- ``__metadata__["salt"]``: JSON with the format, the cache's fingerprint, the shard's number, its
-  clips' ids, views, places in the data set, labels and captions, one crc32 for each row and stream,
-  clips that could not be used, and constants of the streams' encoding;
+- ``__metadata__["salt"]``: JSON with the format, the layer's fingerprint, the shard's number, its
+  clips' ids, views, places in the cache, labels, captions and sources, one crc32 for each row and
+  stream, clips that could not be used, and constants of the streams' encoding;
 - ``__metadata__["crc32"]``: of the header's bytes with these eight digits as zeros.
 
 The header is padded with blanks to a multiple of 4,096 bytes, so rows start on a page.
@@ -22,11 +22,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from salt_toolkit.errors import CacheError
+from salt_toolkit.store.row import BadRow, Row, StoredRows
 
-FORMAT = 1
+FORMAT = 2
+"""Of base, layers and shards alike."""
+
 PAGE = 4096
 MAX_HEADER = 64 << 20
 """Longer headers are taken for damage before anything is allocated."""
@@ -72,80 +75,16 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a shard knows of one clip.
-
-    Attributes:
-        clip_id: As the dataset names it.
-        view: Which view of the clip.
-        index: The clip's place in the data set.
-        label: Class number, if there is one.
-        caption: Text, if there is one.
-        checksums: crc32 of each stream's bytes, in the order of the streams.
-    """
-
-    clip_id: str
-    view: int
-    index: int
-    label: Any = None
-    caption: str | None = None
-    checksums: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class StoredRows(Sequence[Row]):
-    """The rows of a header, kept as the columns that they are stored in: a cache has many rows, and reads few."""
-
-    ids: Sequence[str]
-    views: Sequence[int]
-    indices: Sequence[int]
-    labels: Sequence[int | None]
-    captions: Sequence[str | None]
-    checksums: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        crcs = tuple(int(hexes[8 * index : 8 * index + 8], 16) for hexes in self.checksums)
-        return Row(
-            self.ids[index],
-            self.views[index],
-            self.indices[index],
-            self.labels[index],
-            self.captions[index],
-            crcs,
-        )
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A clip that has no row, and why."""
-
-    clip_id: str
-    view: int
-    index: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class ShardHeader:
     """All that a shard says of itself.
 
     Attributes:
-        fingerprint: Of the cache that it belongs to.
-        number: The shard's number within the cache.
+        fingerprint: Of the layer that it belongs to.
+        number: The shard's number within the layer.
         streams: What each row consists of.
         rows: The clips, in the order of the rows.
         bad: Clips that should be here and could not be used.
-        constants: Numbers that decode a stream, by name (see `quantization`).
+        constants: What decodes the streams, by stream.
     """
 
     fingerprint: str
@@ -161,8 +100,14 @@ class ShardHeader:
             return zip(self.rows.ids, self.rows.views, strict=True)
         return ((row.clip_id, row.view) for row in self.rows)
 
+    def classes(self) -> Sequence[str]:
+        """The names of its rows' classes, without making rows."""
+        if isinstance(self.rows, StoredRows):
+            return self.rows.classes or ()
+        return sorted({row.label for row in self.rows if isinstance(row.label, str)})
+
     def places(self) -> set[int]:
-        """Places in the data set of all clips that are done with, usable or not."""
+        """Places in the cache of all clips that are done with, usable or not."""
         rows = self.rows
         indices = rows.indices if isinstance(rows, StoredRows) else (row.index for row in rows)
         return {*indices, *(bad.index for bad in self.bad)}
@@ -200,10 +145,15 @@ class ShardHeader:
             "indices": [row.index for row in self.rows],
             "crc32": crcs,
         }
-        for name in ("label", "caption"):
+        for name in ("label", "caption", "source"):
             column = [getattr(row, name) for row in self.rows]
             if any(value is not None for value in column):
                 values[f"{name}s"] = column
+        names = sorted({label for label in values.get("labels", ()) if isinstance(label, str)})
+        if names:
+            # By name, so that a class that comes later shifts no label; each name once.
+            numbers = {name: number for number, name in enumerate(names)}
+            values |= {"classes": names, "labels": [numbers.get(label) for label in values["labels"]]}
         if self.bad:
             values["bad"] = [[bad.clip_id, bad.view, bad.index, bad.reason] for bad in self.bad]
         if self.constants:
@@ -237,11 +187,18 @@ def decode_header(text: bytes, name: str) -> ShardHeader:
 
 def _header(entries: Mapping[str, Any], salt: Mapping[str, Any]) -> ShardHeader:
     streams = tuple(Stream(name, entries[name]["dtype"], tuple(entries[name]["shape"][1:])) for name in salt["streams"])
-    count = len(salt["ids"])
-    nothing = [None] * count
-    columns = (salt["ids"], salt["views"], salt["indices"], salt.get("labels", nothing), salt.get("captions", nothing))
-    rows = StoredRows(*columns, salt["crc32"])
-    if any(len(column) != count for column in columns) or any(len(hexes) != 8 * count for hexes in salt["crc32"]):
+    rows = StoredRows(
+        salt["ids"],
+        salt["views"],
+        salt["indices"],
+        salt["crc32"],
+        **{name: salt.get(name) for name in ("labels", "classes", "captions", "sources")},
+    )
+    count = len(rows)
+    columns = (rows.views, rows.indices, rows.labels, rows.captions, rows.sources)
+    if any(column is not None and len(column) != count for column in columns) or any(
+        len(hexes) != 8 * count for hexes in rows.checksums
+    ):
         raise ValueError("its lists differ in length")
     bad = tuple(BadRow(*values) for values in salt.get("bad", ()))
     return ShardHeader(salt["fingerprint"], salt["number"], streams, rows, bad, salt.get("constants", {}))

@@ -14,7 +14,8 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from salt_toolkit.errors import CacheError
-from salt_toolkit.store.shard import PAGE, BadRow, Row, ShardFile, ShardHeader, Stream, offsets
+from salt_toolkit.store.row import BadRow, Row
+from salt_toolkit.store.shard import PAGE, ShardFile, ShardHeader, Stream, offsets
 from salt_toolkit.system.files import CHUNK, sync, writing
 
 PARTIAL = ".partial"
@@ -48,8 +49,9 @@ class ShardWriter:
         self.bad: list[BadRow] = []
         self._partial = path.with_name(f".{path.name}{PARTIAL}")
         self._capacity = len(planned)
-        # Ids, views, labels and crc32s, generously; a header that outgrows it moves the rows.
-        self._room = -(-(4 * PAGE + sum(2 * len(i.encode()) + 56 + 8 * len(streams) for i in planned)) // PAGE) * PAGE
+        # Ids, views, labels, sources and crc32s, generously; a header that outgrows it moves the rows.
+        room = 4 * PAGE + sum(2 * len(clip_id.encode()) + 120 + 8 * len(streams) for clip_id in planned)
+        self._room = -(-room // PAGE) * PAGE
         self._offsets = offsets(self.streams, self._capacity, start=self._room)
         self._descriptor = self._claim()
         self._reserve()

@@ -32,9 +32,9 @@ def build_cached(config: CachedConfig, *, clip: ClipSpec, seed: int) -> Dataset:
     Raises:
         CacheError: It is no cache, is damaged, unfinished, or holds no clips.
     """
-    from salt_toolkit.cache.rows import open_clips
+    from salt_toolkit.cache.rows import open_samples
 
-    return open_clips(config.dir)
+    return open_samples(config.dir)
 
 
 @hookimpl

@@ -13,7 +13,8 @@ from salt_clips.ssv2 import NUM_CLIPS, VIDEOS, count_clips, find_annotation, fin
 from salt_toolkit.component import DatasetConfig
 from salt_toolkit.context import Inputs
 from salt_toolkit.errors import MissingArtifact, SettingError
-from salt_toolkit.store.places import open_store
+from salt_toolkit.store.base import has_base, read_base
+from salt_toolkit.store.remote import open_store
 from salt_toolkit.video.opening import DecoderName
 
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "test")
@@ -194,18 +195,18 @@ class CachedConfig(DatasetConfig):
 
     movable: ClassVar[tuple[str, ...]] = ("dir",)
 
-    dir: str = Field(description="Directory or URL of one split's cache, made with cache.frames = true.")
+    dir: str = Field(description="Directory or URL of one split's cache, made with cache.keep.")
 
     def missing(self) -> Sequence[MissingArtifact]:
         """The cache."""
-        if open_store(self.dir).has_manifest():
+        if has_base(open_store(self.dir)):
             return ()
-        fix = "Make it with `salt cache` and cache.frames = true, or copy it here."
+        fix = 'Make it with `salt cache` and cache.keep = ["clip"], or copy it here.'
         return (MissingArtifact(f"the cache {self.dir} is not on this machine", fix),)
 
     def num_clips(self) -> int | None:
         """As its manifest says."""
-        return None if self.missing() else open_store(self.dir).manifest().num_clips
+        return None if self.missing() else len(read_base(open_store(self.dir)).ids)
 
     def identity(self, inputs: Inputs) -> Mapping[str, Any]:
         """The views; everything else of a cache is compared with itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -42,6 +43,10 @@ class VideoDataset:
         """The name of each label; empty where there are no labels."""
         return self._class_names
 
+    def path_of(self, index: int) -> Path:
+        """The video's file."""
+        return Path(self._videos[index].path)
+
     def read(self, index: int, view: int) -> Sample:
         """Decodes one view of one video.
 
@@ -63,7 +68,7 @@ class VideoDataset:
             except ClipTooShort as error:
                 raise BadClip(reader.path, str(error), _longer(self._clip, reader.num_frames)) from error
             clip = reader.read(chosen, self._clip.size)
-        return Sample(video.clip_id, {"clip": torch.from_numpy(clip)}, video.label, video.caption)
+        return Sample(video.clip_id, {"clip": torch.from_numpy(clip)}, video.label, video.caption, Path(video.path))
 
 
 def _longer(clip: ClipSpec, num_frames: int) -> str:

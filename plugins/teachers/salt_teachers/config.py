@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ from salt_toolkit import (
 )
 from salt_toolkit.recipe import Recipe, Selected
 from salt_toolkit.runs.directory import check_student, find_student, run_recipe, stored_cards
+from salt_toolkit.teaching.code import code_stamps
 from salt_toolkit.teaching.config import LayersConfig
 
 CHANNELS = 3
@@ -32,6 +33,8 @@ AND = " and "
 
 class PixelsConfig(TeacherConfig):
     """The clip itself as latents: stage 1 of SALT, where the student learns from pixels."""
+
+    revision: ClassVar[int | None] = 1
 
     patch: int = Field(16, ge=1, description="Height and width of a token in pixels, as the student's.")
     tubelet: int = Field(2, ge=1, description="Video frames in one token, as the student's.")
@@ -53,6 +56,8 @@ class PixelsConfig(TeacherConfig):
 
 class RunConfig(LayersConfig):
     """The student of an earlier run, frozen."""
+
+    revision: ClassVar[int | None] = 1
 
     path: str = Field(description="Directory of a complete run, such as runs/demo/teacher; from the working directory.")
     norm: Literal["none", "layer"] = Field(
@@ -119,6 +124,7 @@ class RunConfig(LayersConfig):
         taken = {"layers": list(blocks), "join": self.join if len(blocks) > 1 else "concat"} if blocks else {}
         return {
             "student": {"use": student.use, **student.config.identity(recipe.inputs())},
+            "code": code_stamps(student.config, student.provided.component.build),
             **taken,
             "norm": self.norm,
             "preprocessing": {"frames": recipe.clip.frames, "size": recipe.clip.size},

@@ -32,6 +32,8 @@ from salt_videomae.settings import from_transformers, from_videomae2
 class _VideoMAEConfig(EncoderConfig, ABC):
     """What both generations share: one architecture, several layouts of files."""
 
+    revision: ClassVar[int | None] = 1
+
     published: ClassVar[tuple[Published, ...]]
     datasets: ClassVar[Mapping[int, str]]
     hint: ClassVar[str]

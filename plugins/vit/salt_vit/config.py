@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -47,6 +47,8 @@ def model_table() -> dict[str, dict[str, Any]]:
 
 class TimmViTConfig(StudentConfig):
     """A timm ViT whose patch embedding sees tubelets."""
+
+    revision: ClassVar[int | None] = 1
 
     model: str = Field(
         description="Name of a plain ViT in timm, such as vit_small_patch16_224; with pretrained = true also with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +44,8 @@ ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 
 class TimmImageConfig(EncoderConfig):
     """A frozen image backbone of timm, applied to every frame on its own."""
+
+    revision: ClassVar[int | None] = 1
 
     model: str = Field(
         description="Name of a ViT or EVA in timm, such as vit_base_patch16_siglip_224; with the tag of its weights, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -18,6 +19,8 @@ HUB_IDS = tuple(entry.name for entry in PUBLISHED)
 
 class VJEPA2Config(EncoderConfig):
     """A V-JEPA 2 encoder."""
+
+    revision: ClassVar[int | None] = 1
 
     checkpoint: str = Field(
         description="A directory in Hugging Face layout (config.json and weights), or a hub id such as "

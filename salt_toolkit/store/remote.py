@@ -1,4 +1,4 @@
-"""Where a cache's files lie: a directory, or an object store with some shards kept on this machine; no torch."""
+"""A cache in an object store, with some of its shards kept on this machine; no torch."""
 
 from __future__ import annotations
 
@@ -6,96 +6,19 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from salt_toolkit.errors import CacheError
-from salt_toolkit.store.manifest import FILE, SHARDS, Manifest, parse_manifest, shard_path
+from salt_toolkit.store.local import LocalStore, Store, read_at, shard_numbers
+from salt_toolkit.store.manifest import BASE, SHARDS, shard_name
 from salt_toolkit.store.shard import ShardFile
 from salt_toolkit.system.files import user_cache
 
 LOCAL_GB = 50.0
 """Gigabytes of shards that are kept on this machine by default."""
-
-
-@runtime_checkable
-class Store(Protocol):
-    """The files of a cache."""
-
-    name: str
-
-    def has_manifest(self) -> bool:
-        """Whether there is a cache."""
-        ...
-
-    def manifest(self) -> Manifest:
-        """The manifest; raises CacheError where there is none."""
-        ...
-
-    def numbers(self) -> list[int]:
-        """The committed shards."""
-        ...
-
-    def shard(self, number: int) -> ShardFile:
-        """A shard's header; raises CacheError where it is damaged."""
-        ...
-
-    def local(self, number: int) -> Path | None:
-        """A shard as a file on this machine; None where only `read` helps."""
-        ...
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        """Some bytes of a shard."""
-        ...
-
-
-class LocalStore:
-    """A directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.name = str(directory)
-
-    def has_manifest(self) -> bool:
-        """See `Store`."""
-        return (self.directory / FILE).exists()
-
-    def manifest(self) -> Manifest:
-        """See `Store`."""
-        file = self.directory / FILE
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise no_cache(self.name, caches_in(self.directory)) from None
-        except OSError as error:
-            raise CacheError(f"{file} cannot be read ({error.strerror})") from error
-        return parse_manifest(text, self.name)
-
-    def numbers(self) -> list[int]:
-        """See `Store`."""
-        return sorted(_numbers(os.listdir(self.directory / SHARDS)))
-
-    def shard(self, number: int) -> ShardFile:
-        """See `Store`."""
-        path = shard_path(self.directory, number)
-        try:
-            return ShardFile(path)
-        except OSError as error:
-            raise CacheError(f"{path} cannot be read ({error.strerror})") from error
-
-    def local(self, number: int) -> Path:
-        """See `Store`."""
-        return shard_path(self.directory, number)
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        """See `Store`."""
-        path = shard_path(self.directory, number)
-        try:
-            return _read_at(path, offset, length)
-        except OSError as error:
-            raise CacheError(f"{path} cannot be read ({error.strerror})") from error
 
 
 class _KeptShards:
@@ -120,7 +43,7 @@ class _KeptShards:
 
     def place(self, number: int, checksum: str, size: int) -> Path:
         """Where the copy of a shard is, or belongs; others of its number, and torn ones, are removed."""
-        wanted = self.directory / f"{number:06d}.{checksum}.safetensors"
+        wanted = self.directory / f"{number:08d}.{checksum}.safetensors"
         for path in self._found.pop(number, ()):
             if path != wanted or _num_bytes(path) != size:
                 self._drop(path)
@@ -180,22 +103,31 @@ class RemoteStore:
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
 
-    def has_manifest(self) -> bool:
+    def text(self, file: str) -> str | None:
         """See `Store`."""
-        return bool(self._ask(self._files.exists, f"{self._root}/{FILE}"))
+        path = f"{self._root}/{file}"
+        if not self._ask(self._files.exists, path):
+            return None
+        return self._ask(self._files.cat_file, path).decode("utf-8", "surrogateescape")
 
-    def manifest(self) -> Manifest:
+    def names(self, folder: str) -> list[str]:
         """See `Store`."""
-        if not self.has_manifest():
-            found = self._ask(self._files.glob, f"{self._root}/*/{FILE}")
-            raise no_cache(self.name, sorted(f"{self.name}/{path.split('/')[-2]}" for path in found))
-        return parse_manifest(self._ask(self._files.cat_file, f"{self._root}/{FILE}").decode(), self.name)
+        path = f"{self._root}/{folder}"
+        if not self._ask(self._files.exists, path):
+            return []
+        entries = self._ask(self._files.ls, path, detail=False)
+        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+    def caches(self) -> list[str]:
+        """See `Store`."""
+        files = self._ask(self._files.glob, f"{self._root}/*/{BASE}")
+        return sorted(f"{self.name}/{path.split('/')[-2]}" for path in files)
 
     def numbers(self) -> list[int]:
         """See `Store`."""
         entries = self._ask(self._files.ls, f"{self._root}/{SHARDS}", detail=True)
         found = {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries}
-        self._sizes = {number: found[f"{number:06d}.safetensors"] for number in _numbers(found)}
+        self._sizes = {number: found[shard_name(number)] for number in shard_numbers(found)}
         self._kept.drop_all_but(self._sizes.keys())
         return sorted(self._sizes)
 
@@ -239,7 +171,7 @@ class RemoteStore:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self._ask(self._files.get_file, self._path(number), str(beside))
-            come = ShardFile(self._url(number), size=beside.stat().st_size, read=partial(_read_at, beside))
+            come = ShardFile(self._url(number), size=beside.stat().st_size, read=partial(read_at, beside))
             if come.checksum != self._checksums[number]:
                 raise CacheError(f"{come.path} has changed since the cache was opened; begin again")
             beside.replace(path)
@@ -247,10 +179,10 @@ class RemoteStore:
             beside.unlink(missing_ok=True)
 
     def _url(self, number: int) -> str:
-        return f"{self.name}/{SHARDS}/{number:06d}.safetensors"
+        return f"{self.name}/{SHARDS}/{shard_name(number)}"
 
     def _path(self, number: int) -> str:
-        return f"{self._root}/{SHARDS}/{number:06d}.safetensors"
+        return f"{self._root}/{SHARDS}/{shard_name(number)}"
 
     def _ask(self, question: Any, *arguments: Any, **keywords: Any) -> Any:
         try:
@@ -264,37 +196,6 @@ def open_store(directory: Path | str, *, local_gb: float = LOCAL_GB) -> Store:
     if "://" in str(directory):
         return RemoteStore(str(directory), local_gb=local_gb)
     return LocalStore(Path(directory).expanduser())
-
-
-def caches_in(directory: Path) -> list[str]:
-    """The caches in the folders of a directory, such as those of its splits; none where it cannot be read."""
-    try:
-        return [str(file.parent) for file in sorted(directory.glob(f"*/{FILE}"))]
-    except OSError:
-        return []
-
-
-def no_cache(name: str, inside: Sequence[str]) -> CacheError:
-    """The error for a place without a manifest.
-
-    Args:
-        name: Of the place.
-        inside: Caches that were found in its folders.
-    """
-    meant = f"did you mean {' or '.join(inside)}?" if inside else "make one with `salt cache`"
-    return CacheError(f"{name} is no latent cache: it has no {FILE}; {meant}")
-
-
-def _numbers(names: Any) -> Iterator[int]:
-    for name in names:
-        stem, dot, ending = name.partition(".")
-        if dot and ending == "safetensors" and stem.isdigit():
-            yield int(stem)
-
-
-def _read_at(path: Path, offset: int, length: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        return os.pread(file.fileno(), length, offset)
 
 
 def _num_bytes(path: Path) -> int:

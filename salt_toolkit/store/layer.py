@@ -1,60 +1,61 @@
-"""A cache as a reader sees it: every clip by id and view, from the shards' headers alone; no torch."""
+"""A layer of a cache as a reader sees it: every clip by id and view, from the shards' headers alone; no torch."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from isal.isal_zlib import crc32
 
 from salt_toolkit.errors import CacheError
-from salt_toolkit.store.manifest import Manifest
-from salt_toolkit.store.places import LOCAL_GB, Store, open_store
-from salt_toolkit.store.shard import BadRow, Row, ShardFile
+from salt_toolkit.store.local import Store
+from salt_toolkit.store.manifest import LAYER, PARTS, Manifest, parse_manifest
+from salt_toolkit.store.row import BadRow, Row
+from salt_toolkit.store.shard import ShardFile
 
 OPEN_FILES = 256
 """Shards whose descriptors stay open; a common limit of a process is 1,024 files."""
 
 
 @dataclass
-class CacheIndex:
-    """Where every clip of a cache is.
+class LayerIndex:
+    """Where every clip of a layer is.
 
     Attributes:
-        store: The cache's files.
-        manifest: Whose latents it holds.
+        store: The layer's files.
+        manifest: Whose streams it holds.
+        num_clips: Clips of the cache.
+        views: Views of each clip that the cache has begun to hold.
         shards: The committed ones, by number.
         damaged: Shards that are there and cannot be used, with the reason.
     """
 
     store: Store
     manifest: Manifest
+    num_clips: int
+    views: int
     shards: dict[int, ShardFile]
     damaged: dict[int, str] = field(default_factory=dict)
-    _rows: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    _rows: list[dict[str, tuple[int, int]]] = field(default_factory=list)  # by view
 
     @classmethod
-    def open(cls, directory: Path | str, *, forgive_damage: bool = False, local_gb: float = LOCAL_GB) -> CacheIndex:
-        """Reads the manifest and the header of every committed shard.
-
-        Args:
-            directory: Of the cache, or a URL of an object store.
-            forgive_damage: Collect damaged shards instead of raising, as verifying and repairing do.
-            local_gb: Gigabytes of an object store's shards to keep on this machine.
+    def open(cls, store: Store, num_clips: int, views: int) -> LayerIndex:
+        """Reads the manifest and the header of every committed shard; damaged ones are only collected.
 
         Raises:
-            CacheError: No cache, another format, or (unless forgiven) a damaged shard.
+            CacheError: No layer, or another format.
         """
-        store = open_store(directory, local_gb=local_gb)
-        manifest = store.manifest()
-        index = cls(store, manifest, {})
+        text = store.text(LAYER)
+        if text is None:
+            raise CacheError(f"{store.name} is no layer of a cache: it has no {LAYER}")
+        manifest = parse_manifest(text, store.name)
+        index = cls(store, manifest, num_clips, views, {}, {}, [{} for _ in range(views)])
         numbers = store.numbers()
         with ThreadPoolExecutor(8) as pool:
             opened = pool.map(lambda number: _open(store, manifest, number), numbers)
@@ -63,33 +64,33 @@ class CacheIndex:
                     index.damaged[number] = str(shard)
                 else:
                     index._add(number, shard)
-        if index.damaged and not forgive_damage:
-            first = next(iter(index.damaged.values()))
-            more = f" (and {len(index.damaged) - 1} more shards)" if len(index.damaged) > 1 else ""
-            raise CacheError(first + more)
         return index
 
     @property
     def directory(self) -> str:
-        """Where the cache is, for people."""
+        """Where the layer is, for people."""
         return self.store.name
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return sum(map(len, self._rows))
 
     def __contains__(self, key: tuple[str, int]) -> bool:
-        return key in self._rows
+        return key[1] < len(self._rows) and key[0] in self._rows[key[1]]
 
     def row(self, clip_id: str, view: int) -> tuple[int, int]:
         """The shard and the row of a clip.
 
         Raises:
-            KeyError: The cache has no such clip, or recorded it as bad.
+            KeyError: The layer has no such clip, or recorded it as bad.
         """
-        return self._rows[clip_id, view]
+        return self._rows[view][clip_id]
+
+    def ids(self, view: int) -> Set[str]:
+        """Clips that have a row."""
+        return self._rows[view].keys() if view < len(self._rows) else set()
 
     def rows(self) -> Iterator[tuple[int, int, Row]]:
-        """Every row with its shard and its place in it, in the data set's order."""
+        """Every row with its shard and its place in it, in the cache's order."""
         for number, shard in sorted(self.shards.items()):
             for place, row in enumerate(shard.header.rows):
                 yield number, place, row
@@ -100,23 +101,18 @@ class CacheIndex:
 
     def unfinished(self) -> list[int]:
         """Numbers of the shards that are missing, damaged, or hold fewer clips than they should."""
+        wanted = (view * PARTS + part for view in range(self.views) for part in range(self.num_parts))
         return [
             number
-            for number in range(self.manifest.num_shards)
-            if number not in self.shards or _filled(self.shards[number]) < len(self.manifest.places(number)[1])
+            for number in wanted
+            if number not in self.shards
+            or _filled(self.shards[number]) < len(self.manifest.places(number, self.num_clips)[1])
         ]
 
-    def lacking(self) -> str:
-        """How much of the cache is unfinished, in words; empty where it is complete."""
-        count = len(self.unfinished())
-        if not count:
-            return ""
-        return f"{count} of {self.manifest.num_shards} shards {'is' if count == 1 else 'are'} missing or not full"
-
     @property
-    def complete(self) -> bool:
-        """Whether every clip has a row, or is recorded as bad."""
-        return not self.unfinished()
+    def num_parts(self) -> int:
+        """Shards that hold one view of every clip."""
+        return self.manifest.num_parts(self.num_clips)
 
     @property
     def num_bytes(self) -> int:
@@ -124,11 +120,13 @@ class CacheIndex:
         return sum(shard.offsets[-1] for shard in self.shards.values())
 
     def _add(self, number: int, shard: ShardFile) -> None:
-        for place, key in enumerate(shard.header.keys()):
-            other = self._rows.setdefault(key, (number, place))
+        for place, (clip_id, view) in enumerate(shard.header.keys()):
+            while view >= len(self._rows):
+                self._rows.append({})
+            other = self._rows[view].setdefault(clip_id, (number, place))
             if other != (number, place):
                 self.damaged[number] = (
-                    f"{shard.path} holds view {key[1]} of {key[0]!r}, which shard {other[0]} holds too; "
+                    f"{shard.path} holds view {view} of {clip_id!r}, which shard {other[0]} holds too; "
                     "drop one with `salt cache repair`"
                 )
                 return
@@ -139,12 +137,12 @@ class RowReader:
     """Reads rows into memory that the caller owns; from any number of threads at once.
 
     Args:
-        index: Of the cache.
+        index: Of the layer.
         check: Which rows to compare with their checksums: each the first time that it is read, always, or
             never. A checksum takes longer than reading from memory, and a disk seldom changes its mind.
     """
 
-    def __init__(self, index: CacheIndex, *, check: Literal["once", "always", "never"] = "once") -> None:
+    def __init__(self, index: LayerIndex, *, check: Literal["once", "always", "never"] = "once") -> None:
         self.index = index
         self.check = check
         self._checked: set[tuple[int, int, int]] = set()
@@ -165,7 +163,7 @@ class RowReader:
             The row with label and caption.
 
         Raises:
-            KeyError: The cache has no such clip.
+            KeyError: The layer has no such clip.
             CacheError: A row is torn or damaged.
         """
         number, place = self.index.row(clip_id, view)
@@ -247,7 +245,7 @@ def _open(store: Store, manifest: Manifest, number: int) -> ShardFile | CacheErr
     header = shard.header
     if header.fingerprint != manifest.fingerprint or header.number != number:
         return CacheError(
-            f"{shard.path} belongs to another cache or place (fingerprint {header.fingerprint}, number "
+            f"{shard.path} belongs to another layer or place (fingerprint {header.fingerprint}, number "
             f"{header.number}); drop it with `salt cache repair`"
         )
     return shard
