@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from salt_toolkit import Component, hookimpl
+from salt_toolkit import ClipSpec, Component, hookimpl
 from salt_toy.config import (
     DecayConfig,
     DenseConfig,
@@ -18,18 +18,18 @@ from salt_toy.config import (
 )
 
 
-def build_projection(config: ProjectionConfig, **context: Any) -> Any:
+def build_projection(config: ProjectionConfig, *, clip: ClipSpec) -> Any:
     """Builds the teacher. Torch comes in with this import, and not before."""
     from salt_toy.models import ProjectionTeacher
 
-    return ProjectionTeacher(config, **context)
+    return ProjectionTeacher(config, clip=clip)
 
 
-def build_mixer(config: MixerConfig, **context: Any) -> Any:
+def build_mixer(config: MixerConfig, *, clip: ClipSpec) -> Any:
     """Builds the student."""
     from salt_toy.models import MixerStudent
 
-    return MixerStudent(config, **context)
+    return MixerStudent(config, clip=clip)
 
 
 def build_regressor(config: RegressorConfig, **context: Any) -> Any:
