@@ -124,8 +124,8 @@ def _row(name: str, settings: str, folder: Path, steps: int, num_clips: int) -> 
         return load_recipe(folder / "bench.toml", discover(), [*places, *overrides])
 
     facts = check_recipe(recipe()).facts
-    step = facts["train_step_gflops_per_clip"]
-    bound = (facts["teacher_gflops_per_clip"] + step) / step
+    step = facts.train_step_gflops_per_clip
+    bound = (facts.teacher_gflops_per_clip + step) / step
     live = _rate(recipe("run.name=live"))
     cached_recipe = recipe("run.name=cached", f"cache.dir={folder / 'cache'}")
     bare = _bare_teacher(cached_recipe)

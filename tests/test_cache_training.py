@@ -129,7 +129,7 @@ def test_a_copied_cache_with_its_clips_is_all_that_training_needs(load, tmp_path
     there = load_recipe(path, registry, ["run.name=there", f"run.dir={tmp_path / 'runs'}"])
     found = [line["loss"] for line in read_lines(RunDirectory.of(there).metrics)]
     assert found == pytest.approx(live, rel=1e-6)
-    assert check_recipe(there).facts["clips"] == NUM_VIDEOS
+    assert check_recipe(there).facts.clips == NUM_VIDEOS
 
 
 def test_without_a_cache_or_with_half_of_one_the_teacher_runs_live(load, capsys):
@@ -209,7 +209,7 @@ def test_a_damaged_row_stops_training_with_shard_and_clip(load):
 def test_the_check_knows_how_large_the_cache_becomes(load, dtype, keep):
     """But for headers, and for what other tensors a data set adds."""
     recipe = load(f"cache.dtype={dtype}", f"cache.keep={keep}")
-    foreseen = check_recipe(recipe).facts["cache_gb"]
+    foreseen = check_recipe(recipe).facts.cache_gb
     fill_cache(recipe, CacheOptions())
     cache = Cache.open(Path(recipe.cache.dir) / "train")
     row_bytes = sum(index.manifest.row_bytes for index in cache.layers.values())

@@ -32,12 +32,12 @@ def keys(report, severity):
 
 def test_the_published_figures_of_vit_b(check):
     facts = check("ssv2_vitb.toml").facts
-    assert (facts["tokens"], facts["visible_tokens"], facts["target_tokens"]) == (1568, 392, 1176)
-    assert facts["train_step_gflops_per_clip"] == pytest.approx(550.8, abs=0.05)
-    assert facts["student_gflops_per_clip"] == pytest.approx(73.18, abs=0.005)
-    assert facts["predictor_gflops_per_clip"] == pytest.approx(110.7, abs=0.05)
-    assert facts["teacher_gflops_per_clip"] == pytest.approx(360.7, abs=0.05)
-    assert facts["steps"] == 3 * (168_913 // 32) == 15_834
+    assert (facts.tokens, facts.visible_tokens, facts.target_tokens) == (1568, 392, 1176)
+    assert facts.train_step_gflops_per_clip == pytest.approx(550.8, abs=0.05)
+    assert facts.student_gflops_per_clip == pytest.approx(73.18, abs=0.005)
+    assert facts.predictor_gflops_per_clip == pytest.approx(110.7, abs=0.05)
+    assert facts.teacher_gflops_per_clip == pytest.approx(360.7, abs=0.05)
+    assert facts.steps == 3 * (168_913 // 32) == 15_834
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_the_published_figures_of_vit_b(check):
 )
 def test_the_published_figures_of_other_students(check, model, gflops):
     facts = check("ssv2_vitb.toml", f"student.model={model}").facts
-    assert facts["train_step_gflops_per_clip"] == pytest.approx(gflops, abs=0.05)
+    assert facts.train_step_gflops_per_clip == pytest.approx(gflops, abs=0.05)
 
 
 def test_vit_tiny_fast_halves_the_predictor(check):
-    assert check("vit_tiny_fast.toml").facts["train_step_gflops_per_clip"] == pytest.approx(181.0, abs=0.05)
+    assert check("vit_tiny_fast.toml").facts.train_step_gflops_per_clip == pytest.approx(181.0, abs=0.05)
 
 
 def test_what_is_missing_comes_with_a_fix(check):
@@ -94,7 +94,7 @@ def test_a_batch_larger_than_the_data_is_an_error(check, tmp_path):
         folder.mkdir(parents=True)
         (folder / "v.mp4").write_bytes(b"x")
     report = check("ssv2_vitb.toml", "dataset.use=video_folder", f"dataset.root={tmp_path}")
-    assert report.facts["clips"] == 3
+    assert report.facts.clips == 3
     assert "train.batch_size" in keys(report, "error")
 
 
@@ -117,15 +117,15 @@ def cost(registry, pytestconfig):
 def test_fewer_targets_and_more_masks_are_counted(check, cost):
     """392 tokens are visible, and of 1176 hidden ones 294 predicted; three times."""
     plain, found = check("ssv2_vitb.toml").facts, check("ssv2_vitb.toml", *THRIFTY).facts
-    assert (found["visible_tokens"], found["target_tokens"], found["drawn_target_tokens"]) == (392, 294, 1176)
+    assert (found.visible_tokens, found.target_tokens, found.drawn_target_tokens) == (392, 294, 1176)
     for name, part in zip(("student", "predictor"), cost(392, 294), strict=True):
         assert found[f"{name}_gflops_per_clip"] == pytest.approx(3 * part.forward_flops / 1e9, rel=1e-12)
         assert found[f"{name}_parameters"] == plain[f"{name}_parameters"]
     step = 3 * train_step_flops(*cost(392, 294)) / 1e9
-    assert found["train_step_gflops_per_clip"] == pytest.approx(step, rel=1e-12)
-    assert found["teacher_gflops_per_clip"] == plain["teacher_gflops_per_clip"]
-    a_clip = step + found["teacher_gflops_per_clip"]
-    assert found["run_pflops"] == pytest.approx(found["steps"] * 32 * a_clip / 1e6, rel=1e-12)
+    assert found.train_step_gflops_per_clip == pytest.approx(step, rel=1e-12)
+    assert found.teacher_gflops_per_clip == plain.teacher_gflops_per_clip
+    a_clip = step + found.teacher_gflops_per_clip
+    assert found.run_pflops == pytest.approx(found.steps * 32 * a_clip / 1e6, rel=1e-12)
 
 
 def test_memory_follows_targets_and_masks(check, cost):
@@ -134,8 +134,8 @@ def test_memory_follows_targets_and_masks(check, cost):
     def kept(target):
         return 32 * 2 * sum(part.activations for part in cost(392, target)) / 1e9  # 32 clips, 2 bytes a number
 
-    weights = check("ssv2_vitb.toml").facts["device_memory_gb"] - kept(1176)
-    found = check("ssv2_vitb.toml", *THRIFTY).facts["device_memory_gb"]
+    weights = check("ssv2_vitb.toml").facts.device_memory_gb - kept(1176)
+    found = check("ssv2_vitb.toml", *THRIFTY).facts.device_memory_gb
     assert found == pytest.approx(weights + 3 * kept(294), rel=1e-9)
 
 
@@ -147,34 +147,32 @@ def test_a_cache_is_as_large_as_its_latents(check, dtype, latents):
     """int8 and fp8 have a scale of two bytes for each token."""
     settings = ("cache.dir=/x", f"cache.dtype={dtype}")
     facts = check("ssv2_vitb.toml", *settings).facts
-    assert facts["cache_gb"] == pytest.approx(168_913 * latents / 1e9)
+    assert facts.cache_gb == pytest.approx(168_913 * latents / 1e9)
     plain = check("ssv2_vitb.toml").facts
-    assert "cache_gb" not in plain
+    assert plain.cache_gb is None
     # The loader's six batches of 32 carry them, too.
-    assert facts["host_memory_gb"] - plain["host_memory_gb"] == pytest.approx(6 * 32 * latents / 1e9)
-    both = check("ssv2_vitb.toml", *settings, 'cache.keep=["clip"]', "clip.views=2").facts["cache_gb"]
+    assert facts.host_memory_gb - plain.host_memory_gb == pytest.approx(6 * 32 * latents / 1e9)
+    both = check("ssv2_vitb.toml", *settings, 'cache.keep=["clip"]', "clip.views=2").facts.cache_gb
     assert both == pytest.approx(2 * 168_913 * (latents + 16 * 224 * 224 * 3) / 1e9)
 
 
 def test_memory_is_weights_gradients_moments_and_activations(check, cost):
     facts = check("ssv2_vitb.toml").facts
-    trained = facts["student_parameters"] + facts["predictor_parameters"]
+    trained = facts.student_parameters + facts.predictor_parameters
     activations = 32 * 2 * sum(part.activations for part in cost(392, 1176))  # bf16
     # AdamW keeps two moments: four numbers of four bytes for each weight that learns, one for the teacher's.
-    assert facts["device_memory_gb"] * 1e9 == pytest.approx(
-        16 * trained + 4 * facts["teacher_parameters"] + activations
-    )
-    assert facts["disk_gb"] * 1e9 == pytest.approx(3 * 12 * trained + 4 * facts["student_parameters"])
+    assert facts.device_memory_gb * 1e9 == pytest.approx(16 * trained + 4 * facts.teacher_parameters + activations)
+    assert facts.disk_gb * 1e9 == pytest.approx(3 * 12 * trained + 4 * facts.student_parameters)
 
 
 def test_an_average_of_weights_and_kept_checkpoints_take_room(check):
     plain, found = check("ssv2_vitb.toml").facts, check("ssv2_vitb.toml", "train.ema=0.999").facts
-    average = 4 * plain["student_parameters"] / 1e9
-    assert found["device_memory_gb"] == pytest.approx(plain["device_memory_gb"] + average)
-    assert found["disk_gb"] > plain["disk_gb"] + 2 * average
-    kept = check("ssv2_vitb.toml", "train.keep_every=5000").facts["disk_gb"]
-    trained = plain["student_parameters"] + plain["predictor_parameters"]
-    assert kept - plain["disk_gb"] == pytest.approx(3 * 12 * trained / 1e9)  # after 5,000, 10,000 and 15,000 steps
+    average = 4 * plain.student_parameters / 1e9
+    assert found.device_memory_gb == pytest.approx(plain.device_memory_gb + average)
+    assert found.disk_gb > plain.disk_gb + 2 * average
+    kept = check("ssv2_vitb.toml", "train.keep_every=5000").facts.disk_gb
+    trained = plain.student_parameters + plain.predictor_parameters
+    assert kept - plain.disk_gb == pytest.approx(3 * 12 * trained / 1e9)  # after 5,000, 10,000 and 15,000 steps
 
 
 def scheduled(**values):
@@ -183,10 +181,10 @@ def scheduled(**values):
 
 def test_a_scheduled_mask_ratio_decides_the_figures(check):
     plain, found = check("ssv2_vitb.toml").facts, check("ssv2_vitb.toml", *scheduled(use="constant", value=0.5)).facts
-    assert (plain["visible_tokens"], found["visible_tokens"], found["target_tokens"]) == (392, 784, 784)
-    assert found["train_step_gflops_per_clip"] > plain["train_step_gflops_per_clip"]
+    assert (plain.visible_tokens, found.visible_tokens, found.target_tokens) == (392, 784, 784)
+    assert found.train_step_gflops_per_clip > plain.train_step_gflops_per_clip
     moving = check("ssv2_vitb.toml", *scheduled(use="linear", start=0.6, end=0.9))
-    assert moving.facts["mask_ratios"] == pytest.approx((0.6, 0.75, 0.9), abs=1e-3)
+    assert moving.facts.mask_ratios == pytest.approx((0.6, 0.75, 0.9), abs=1e-3)
     text = render_report(Path("x.toml"), moving)
     assert "392 visible, 1176 targets (mask ratio 0.75, the mean of 0.6 to 0.9)" in text
 

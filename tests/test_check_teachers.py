@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,9 @@ def test_each_teacher_is_described_on_its_own_grid(load):
     recipe = load()
     report = check_recipe(recipe)
     assert report.findings == []
-    coarse, fine = report.facts["teachers"]
+    coarse, fine = report.facts.teachers
     identity = identify("pixels", recipe.teachings()[0].teacher.config, recipe.inputs())
-    assert coarse == {
+    assert asdict(coarse) == {
         "name": "coarse",
         "weight": 2.0,
         "use": "pixels",
@@ -82,20 +83,20 @@ def test_each_teacher_is_described_on_its_own_grid(load):
         "labels": None,
         "resampled": True,
     }
-    assert (fine["name"], fine["grid"], fine["resampled"]) == ("fine", "2 x 4 x 4 = 32 tokens", False)
-    assert fine["fingerprint"] != coarse["fingerprint"]
+    assert (fine.name, fine.grid, fine.resampled) == ("fine", "2 x 4 x 4 = 32 tokens", False)
+    assert fine.fingerprint != coarse.fingerprint
 
 
 def test_all_teachers_together_are_the_predictors_teacher(load):
     recipe = load()
     facts = check_recipe(recipe).facts
-    assert facts["grid"] == "2 x 4 x 4 = 32 tokens"
-    assert facts["teacher_dim"] == 3072 + 24
-    assert facts["teacher_parameters"] == sum(teacher["parameters"] for teacher in facts["teachers"])
-    assert facts["teacher_gflops_per_clip"] == sum(teacher["gflops_per_clip"] for teacher in facts["teachers"])
+    assert facts.grid == "2 x 4 x 4 = 32 tokens"
+    assert facts.teacher_dim == 3072 + 24
+    assert facts.teacher_parameters == sum(teacher.parameters for teacher in facts.teachers)
+    assert facts.teacher_gflops_per_clip == sum(teacher.gflops_per_clip for teacher in facts.teachers)
     method = build_method(recipe, total_steps=10)
-    assert facts["predictor_parameters"] == sum(value.numel() for value in method.predictor.parameters())
-    assert facts["teacher_parameters"] == sum(value.numel() for value in method.teachers.parameters())
+    assert facts.predictor_parameters == sum(value.numel() for value in method.predictor.parameters())
+    assert facts.teacher_parameters == sum(value.numel() for value in method.teachers.parameters())
     assert check_built(recipe) == []
 
 
@@ -104,14 +105,14 @@ def test_one_teacher_of_another_grid_is_fine_too(load):
     recipe = load("teacher.use=pixels", "teacher.patch=32", text=short)
     report = check_recipe(recipe)
     assert report.findings == check_built(recipe) == []
-    (teacher,) = report.facts["teachers"]
-    assert (teacher["name"], teacher["grid"], teacher["resampled"]) == ("teacher", "2 x 1 x 1 = 2 tokens", True)
+    (teacher,) = report.facts.teachers
+    assert (teacher.name, teacher.grid, teacher.resampled) == ("teacher", "2 x 1 x 1 = 2 tokens", True)
 
 
 def test_every_teacher_is_one_line_of_the_report(load, tmp_path):
     report = check_recipe(load())
     lines = [line for line in render_report(tmp_path, report).splitlines() if line.startswith("  teacher ")]
-    prints = [teacher["fingerprint"] for teacher in report.facts["teachers"]]
+    prints = [teacher.fingerprint for teacher in report.facts.teachers]
     assert lines == [
         "  teacher     coarse: pixels, weight 2, 1 x 2 x 2 = 4 tokens of 3072 numbers, resampled to the student's grid"
         f"; fingerprint {prints[0]}",
@@ -145,7 +146,7 @@ def test_a_free_licence_is_no_finding(load, monkeypatch):
     monkeypatch.setattr(ProjectionConfig, "card", lambda self: ModelCard("apache-2.0", "none"))
     report = check_recipe(load())
     assert report.findings == []
-    assert (report.facts["teachers"][1]["licence"], report.facts["teachers"][1]["labels"]) == ("apache-2.0", "none")
+    assert (report.facts.teachers[1].licence, report.facts.teachers[1].labels) == ("apache-2.0", "none")
 
 
 def test_missing_weights_are_said_once_and_leave_the_fingerprint_open(load, monkeypatch, tmp_path):
@@ -154,8 +155,8 @@ def test_missing_weights_are_said_once_and_leave_the_fingerprint_open(load, monk
     report = check_recipe(load())
     (finding,) = report.findings
     assert (finding.severity, finding.key, finding.fix) == ("missing", "teachers.fine", "Get it.")
-    assert report.facts["teachers"][1]["fingerprint"] is None
-    assert report.facts["teachers"][1]["dim"] == 24
+    assert report.facts.teachers[1].fingerprint is None
+    assert report.facts.teachers[1].dim == 24
     assert "fingerprint unknown here" in render_report(tmp_path, report)
 
 
@@ -170,7 +171,7 @@ def test_a_bad_checkpoint_is_an_error_whatever_was_asked(load, monkeypatch, ques
     (finding,) = report.findings
     assert (finding.severity, finding.key, finding.message) == ("error", "teachers.fine", "x.pth is torn")
     if question == "token_spec":
-        assert report.facts["teacher_dim"] is None
+        assert report.facts.teacher_dim is None
 
 
 MISTAKES = {
@@ -197,7 +198,7 @@ def test_a_plugins_mistake_is_told_as_such_and_hides_nothing_else(load, monkeypa
             "/nowhere/weights: No such file",
         )
         assert finding.message.startswith(expected)
-    assert report.facts["teachers"][0]["fingerprint"]
+    assert report.facts.teachers[0].fingerprint
 
 
 @pytest.mark.parametrize("answer", [lambda cls: 1 / 0, lambda cls: ["a/b"]])

@@ -209,6 +209,19 @@ def test_plugins_as_json(salt):
         assert row["distribution"] and row["version"] and row["module"]
 
 
+def test_reports_follow_their_schema(salt, tmp_path):
+    """Also that of a recipe which cannot be read, and of one of which little is known."""
+    schema = json.loads(salt("schema", "--report").stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    (tmp_path / "torn.toml").write_text("torn [")
+    (tmp_path / "toy.toml").write_text(TOY)
+    done = salt("check", "--json", BASE, tmp_path / "torn.toml", tmp_path / "toy.toml")
+    for line in done.stdout.splitlines():
+        jsonschema.validate(json.loads(line), schema)
+        assert set(json.loads(line)) == set(schema["properties"]) == set(schema["required"])
+    assert len(done.stdout.splitlines()) == 3
+
+
 def test_the_schema_is_a_schema(salt):
     schema = json.loads(salt("schema").stdout)
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -110,7 +110,7 @@ def test_the_arithmetic_of_a_recipe_is_what_torch_counts_in_its_training_step(re
     overrides = [f"method.target_fraction={fraction}", f"method.masks_per_clip={masks}"]
     recipe = load_recipe(path, registry, overrides)
     facts = check_recipe(recipe).facts
-    assert facts["teacher_gflops_per_clip"] == 0
+    assert facts.teacher_gflops_per_clip == 0
     method, dataset = build_method(recipe, total_steps=1).train(), build_dataset(recipe)
     batch = method.prepare(collate([dataset.read(index, 0) for index in range(2)]), epoch=0, step=0)
     # Attention as two matrix products: fused kernels compute some of them again on the way back.
@@ -118,9 +118,9 @@ def test_the_arithmetic_of_a_recipe_is_what_torch_counts_in_its_training_step(re
         output, forward = count(method, batch)
         with FlopCounterMode(display=False) as counter:
             output.loss.backward()
-    expected = facts["student_gflops_per_clip"] + facts["predictor_gflops_per_clip"]
+    expected = facts.student_gflops_per_clip + facts.predictor_gflops_per_clip
     assert forward == round(2 * expected * 1e9)
-    assert forward + counter.get_total_flops() == round(2 * facts["train_step_gflops_per_clip"] * 1e9)
+    assert forward + counter.get_total_flops() == round(2 * facts.train_step_gflops_per_clip * 1e9)
 
 
 # GFLOP of a clip: encoder's forward, predictor's forward, train step, train step with a predictor of depth 6; with

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from salt_toy.data import Squares
@@ -17,10 +18,11 @@ from salt_toy.data import Squares
 from salt_toolkit.check import settings
 from salt_toolkit.check.preflight_text import LIMITS, duration
 from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.check.report import Timings, plain_report, report_schema
 from salt_toolkit.check.text import render_report
 from salt_toolkit.measure import preflight as preflights
 from salt_toolkit.measure.preflight import preflight
-from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
+from salt_toolkit.measure.verdict import Length, Setting, advice, limit_of
 from salt_toolkit.train.step import Stepper
 
 EQUAL = Timings(loader=0.1, loader_cpu=0.1, step=0.1, step_cpu=0.1, copy=0.0, workers=4, cpus=8)
@@ -90,19 +92,21 @@ def test_advice_is_what_helps_there():
 
 def test_facts_of_real_batches_and_steps(small_recipe, tmp_path):
     report = looked_at(small_recipe(), num_batches=4)
-    facts = report.facts["preflight"]
+    found = report.facts.preflight
     assert not report.has("error", "missing", "warning")
-    assert (facts["batches"], facts["clips"], facts["workers"], facts["steps"]) == (4, 16, 2, 60)
-    for name in ("loader_clips_per_second", "read_ms", "step_clips_per_second", "ms_per_step", "hours", "disk_free_gb"):
-        assert facts[name] > 0, name
-    assert facts["timed_steps"] >= 3
-    assert facts["bad_clips"] == []
+    assert (found.batches, found.loader.clips, found.loader.workers, found.step.steps) == (4, 16, 2, 60)
+    for value in (found.loader.clips_per_second, found.loader.read_ms, found.step.clips_per_second, found.disk_free_gb):
+        assert value > 0
+    assert found.step.timed_steps >= 3 and found.step.ms_per_step > 0
+    assert found.bad_clips == []
     # A ring of 6 batches of 4 clips of 4 x 16 x 16 x 3 bytes, and of 16 int64 for the places of their tokens.
-    assert facts["loader_memory_gb"] == pytest.approx(6 * 4 * (4 * 16 * 16 * 3 + 8 * 8) / 1e9, rel=0.2)
-    timings = facts["timings"]
-    slowest = max(timings["loader"], timings["step"], (timings["loader_cpu"] + timings["step_cpu"]) / timings["cpus"])
-    assert facts["hours"] == pytest.approx(60 * slowest / 3600)
-    assert json.loads(json.dumps(report.as_dict(Path("x.toml"))))["facts"]["preflight"] == facts
+    assert found.loader.memory_gb == pytest.approx(6 * 4 * (4 * 16 * 16 * 3 + 8 * 8) / 1e9, rel=0.2)
+    timings = found.step.timings
+    slowest = max(timings.loader, timings.step, (timings.loader_cpu + timings.step_cpu) / timings.cpus)
+    assert found.step.hours == pytest.approx(60 * slowest / 3600)
+    printed = plain_report(Path("x.toml"), report)
+    jsonschema.validate(json.loads(json.dumps(printed)), report_schema())
+    assert printed["facts"]["preflight"]["step"]["timings"]["workers"] == 2
     text = render_report(Path("x.toml"), report)
     assert "60 steps in about" in text and "limited by" in text and "bad clips   none" in text
     assert list(tmp_path.iterdir()) == [tmp_path / "recipe.toml"]
@@ -116,12 +120,12 @@ def test_a_loader_that_waits_is_the_disks_fault(small_recipe, monkeypatch):
         return honest(self, index, view)
 
     monkeypatch.setattr(Squares, "read", waiting)
-    facts = looked_at(small_recipe(), num_batches=3).facts["preflight"]
-    assert facts["limited_by"] == "disk"
-    assert facts["read_ms"] > 150
-    assert facts["loader_clips_per_second"] < 2 / 0.15 * 1.01
-    assert facts["hours"] * 3600 == pytest.approx(60 * 4 * 0.15 / 2, rel=0.5)
-    assert any("loader.workers from 2 to 8" in way for way in facts["advice"])
+    found = looked_at(small_recipe(), num_batches=3).facts.preflight
+    assert found.step.limited_by == "disk"
+    assert found.loader.read_ms > 150
+    assert found.loader.clips_per_second < 2 / 0.15 * 1.01
+    assert found.step.hours * 3600 == pytest.approx(60 * 4 * 0.15 / 2, rel=0.5)
+    assert any("loader.workers from 2 to 8" in way for way in found.step.advice)
 
 
 def test_a_loader_that_computes_is_decodings_fault(small_recipe, monkeypatch):
@@ -135,17 +139,16 @@ def test_a_loader_that_computes_is_decodings_fault(small_recipe, monkeypatch):
 
     monkeypatch.setattr(Squares, "read", busy)
     # A machine that gives the thread less than half of a processor makes it look as if it waited: then once more.
-    attempts = (looked_at(small_recipe("loader.workers=1"), num_batches=3).facts["preflight"] for _ in range(4))
-    facts = next((facts for facts in attempts if facts["loader_busy_cpus"] > 0.5), None)
-    assert facts is not None and facts["limited_by"] == "decode"
+    attempts = (looked_at(small_recipe("loader.workers=1"), num_batches=3).facts.preflight for _ in range(4))
+    found = next((found for found in attempts if found.loader.busy_cpus > 0.5), None)
+    assert found is not None and found.step.limited_by == "decode"
 
 
 def test_the_cache_in_memory_counts_from_the_second_pass_on(small_recipe):
-    facts = looked_at(small_recipe("loader.ram_cache_mb=100")).facts["preflight"]
-    assert facts["ram_cache_share"] == 1.0
-    timings = Timings(**facts["timings"])
-    assert facts["hours"] == pytest.approx(Length(60, 10, 1.0).seconds(timings) / 3600)
-    assert looked_at(small_recipe()).facts["preflight"]["ram_cache_share"] == 0.0
+    step = looked_at(small_recipe("loader.ram_cache_mb=100")).facts.preflight.step
+    assert step.ram_cache_share == 1.0
+    assert step.hours == pytest.approx(Length(60, 10, 1.0).seconds(step.timings) / 3600)
+    assert looked_at(small_recipe()).facts.preflight.step.ram_cache_share == 0.0
 
 
 def test_real_videos_are_decoded_and_bad_ones_counted(small_recipe, registry, tmp_path, write_video):
@@ -154,18 +157,18 @@ def test_real_videos_are_decoded_and_bad_ones_counted(small_recipe, registry, tm
     (tmp_path / "videos" / "train" / "a" / "05.mp4").write_bytes(b"no video")
     recipe = video_recipe(small_recipe, tmp_path, registry, tmp_path / "videos")
     report = looked_at(recipe, num_batches=6)
-    facts = report.facts["preflight"]
-    (bad,) = facts["bad_clips"]
-    assert bad["clip_id"] == "a/05.mp4"
+    preflighted = report.facts.preflight
+    (bad,) = preflighted.bad_clips
+    assert bad.clip_id == "a/05.mp4"
     (warning,) = found(report, "warning")
     assert warning.key == "dataset" and "a/05.mp4" in warning.message
     assert "bad clips   1 of 24 read" in render_report(Path("x.toml"), report)
-    assert facts["hours"] > 0
+    assert preflighted.step.hours > 0
 
     strict = replace(recipe, loader=recipe.loader.model_copy(update={"max_bad_fraction": 0.01}))
     report = looked_at(strict, num_batches=6)
     assert any(finding.key == "dataset" and "max_bad_fraction" in finding.message for finding in found(report, "error"))
-    assert "hours" not in report.facts["preflight"]
+    assert report.facts.preflight.step is None
 
 
 def video_recipe(small_recipe, folder, registry, root):
@@ -181,7 +184,7 @@ def test_missing_data_is_one_finding(small_recipe, registry, tmp_path):
     report = looked_at(video_recipe(small_recipe, tmp_path, registry, tmp_path / "nowhere"))
     (missing,) = found(report, "missing")
     assert missing.key == "dataset" and "nowhere" in missing.message
-    assert "hours" not in report.facts["preflight"]
+    assert report.facts.preflight.step is None
     assert "nothing read" in render_report(Path("x.toml"), report)
 
 
@@ -193,7 +196,7 @@ def test_a_batch_that_does_not_fit_is_an_error_with_advice(small_recipe, monkeyp
     report = looked_at(small_recipe())
     (error,) = found(report, "error")
     assert error.key == "train.batch_size" and "train.accumulate" in error.fix
-    assert report.facts["preflight"]["loader_clips_per_second"] > 0
+    assert report.facts.preflight.loader.clips_per_second > 0
 
 
 def test_numbers_that_are_none_are_an_error(small_recipe, monkeypatch):
@@ -217,8 +220,8 @@ def test_too_little_room_is_told(small_recipe, monkeypatch):
     recipe = small_recipe()
     facts = check_recipe(recipe).facts
     # Weights and the two moments of AdamW in fp32, and the student once more.
-    least = 4 * (3 * (facts["student_parameters"] + facts["predictor_parameters"]) + facts["student_parameters"])
-    assert least < 1e9 * facts["disk_gb"]
+    least = 4 * (3 * (facts.student_parameters + facts.predictor_parameters) + facts.student_parameters)
+    assert least < 1e9 * facts.disk_gb
     monkeypatch.setattr(preflights, "available_memory", lambda: 1000)
     monkeypatch.setattr(preflights, "free_disk", lambda path: least)
     assert {finding.key for finding in found(looked_at(recipe), "warning")} == {"run.dir", "loader"}
@@ -235,7 +238,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(small_recipe, tmp_path):
         report = looked_at(small_recipe(f"run.dir={folder}"))
         (error,) = found(report, "error")
         assert error.key == "run.dir" and str(folder) in error.message and why in error.message
-        assert report.facts["preflight"]["hours"] > 0  # the rest is told all the same
+        assert report.facts.preflight.step.hours > 0  # the rest is told all the same
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "recipe.toml"]
 
 
@@ -269,7 +272,7 @@ def test_check_alone_warns_of_more_clips_than_memory_holds(small_recipe, monkeyp
 def test_the_ring_of_batches_is_counted_whole(small_recipe):
     """Two prefetched batches of 4 clips of 4 x 16 x 16 x 3 bytes: six batches of memory."""
     facts = check_recipe(small_recipe()).facts
-    assert facts["host_memory_gb"] == pytest.approx(6 * 4 * 4 * 16 * 16 * 3 / 1e9)
+    assert facts.host_memory_gb == pytest.approx(6 * 4 * 4 * 16 * 16 * 3 / 1e9)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""What a check finds, and what it knows of a recipe."""
+"""What a check finds, and how an exception becomes a finding."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from salt_toolkit.errors import MissingArtifact, RecipeError, explain
 
@@ -54,25 +53,3 @@ def findings_of(key: str, error: BaseException, *, whole_recipe: bool = False) -
     explained = explain(error)
     severity = "missing" if isinstance(explained, MissingArtifact) else "error"
     return [Finding(severity, key, explained.what, explained.fix)]
-
-
-@dataclass
-class Report:
-    """What `check_recipe` found out.
-
-    Attributes:
-        findings: In the order of the recipe.
-        facts: Names and values for people and programs; a value is None where it is unknown.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def has(self, *severities: Severity) -> bool:
-        """Whether there is a finding of one of these severities."""
-        return any(finding.severity in severities for finding in self.findings)
-
-    def as_dict(self, path: Path) -> dict[str, Any]:
-        """The report of one recipe, in plain values."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"recipe": str(path), "ok": not self.has("error"), "facts": self.facts, "findings": findings}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-LIMITS = {
+from salt_toolkit.check.report import Limit, LoaderFacts, Preflight, SharedMemory, StepFacts
+
+LIMITS: Mapping[Limit, str] = {
     "disk": "reading, which waits for the disk or the network",
     "decode": "reading, which keeps the processors busy: decoding",
     "bus": "copies to the GPU: the bus",
@@ -16,30 +17,31 @@ _WORTH_A_WORD = 0.064
 """Gigabytes of ``/dev/shm`` that are worth a line."""
 
 
-def render_preflight(facts: Mapping[str, Any], disk_gb: float | None) -> list[str]:
+def render_preflight(found: Preflight, disk_gb: float | None) -> list[str]:
     """The lines of the section.
 
     Args:
-        facts: ``Report.facts["preflight"]``, as far as the measurement came.
+        found: What was measured, as far as it came.
         disk_gb: Of checkpoints, by arithmetic.
     """
-    if "skipped" in facts:
-        return [f"  preflight   nothing was measured: {facts['skipped']}"]
+    if found.skipped is not None:
+        return [f"  preflight   nothing was measured: {found.skipped}"]
+    loader, step = found.loader, found.step
     rows = [
-        ("loader", _loader(facts)),
-        ("step", _step(facts)),
-        ("copy", f"{facts['copy_ms_per_step']:.3g} ms a step to the GPU" if facts.get("copy_ms_per_step") else ""),
-        ("host memory", _memory(facts)),
-        ("/dev/shm", _shared(facts)),
-        ("disk", _disk(facts, disk_gb)),
-        ("bad clips", _bad_clips(facts)),
-        ("run", _run(facts)),
-        ("limited by", LIMITS[facts["limited_by"]] if "limited_by" in facts else ""),
+        ("loader", _loader(loader) if loader else ""),
+        ("step", _step(step, found.latents) if step else ""),
+        ("copy", f"{step.copy_ms_per_step:.3g} ms a step to the GPU" if step and step.copy_ms_per_step else ""),
+        ("host memory", _memory(loader, found.ram_cache_mb) if loader else ""),
+        ("/dev/shm", _shared(found.shared_memory) if found.shared_memory else ""),
+        ("disk", _disk(found.disk_free_gb, disk_gb)),
+        ("bad clips", _bad_clips(found)),
+        ("run", _run(step) if step else ""),
+        ("limited by", LIMITS[step.limited_by] if step else ""),
     ]
-    read = f"{facts['batches']} batches read, then steps over the last of them" if "clips" in facts else "nothing read"
-    lines = [f"  preflight   measured on {facts['device']}: {read}"]
+    read = f"{found.batches} batches read, then steps over the last of them" if loader else "nothing read"
+    lines = [f"  preflight   measured on {found.device}: {read}"]
     lines += [f"    {name:<11} {text}" for name, text in rows if text]
-    return lines + [f"                -> {way}" for way in facts.get("advice", ())]
+    return lines + [f"                -> {way}" for way in (step.advice if step else ())]
 
 
 def duration(seconds: float) -> str:
@@ -50,58 +52,53 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.3g} days"
 
 
-def _loader(facts: Mapping[str, Any]) -> str:
-    if "loader_clips_per_second" not in facts:
-        return ""
-    count = facts["workers"]
+def _loader(loader: LoaderFacts) -> str:
+    workers = f"{loader.workers} {'worker' if loader.workers == 1 else 'workers'}"
     return (
-        f"{rate(facts['loader_clips_per_second'])} with {count} {'worker' if count == 1 else 'workers'}, "
-        f"{facts['read_ms']:.3g} ms a clip, {facts['loader_busy_cpus']:.1f} of {facts['cpus']} processors busy"
+        f"{rate(loader.clips_per_second)} with {workers}, {loader.read_ms:.3g} ms a clip, {loader.busy_cpus:.1f} of "
+        f"{loader.cpus} processors busy"
     )
 
 
-def _step(facts: Mapping[str, Any]) -> str:
-    if "step_clips_per_second" not in facts:
-        return ""
+def _step(step: StepFacts, latents: str | None) -> str:
     return (
-        f"{rate(facts['step_clips_per_second'])}, {facts['ms_per_step']:.3g} ms a step, latents {facts['latents']}; "
-        f"{facts['timed_steps']} steps; at most {facts['step_memory_gb']:.2g} GB"
+        f"{rate(step.clips_per_second)}, {step.ms_per_step:.3g} ms a step, latents {latents}; "
+        f"{step.timed_steps} steps; at most {step.memory_gb:.2g} GB"
     )
 
 
-def _memory(facts: Mapping[str, Any]) -> str:
-    if "loader_memory_gb" not in facts:
-        return ""
-    kept = f" and {facts['ram_cache_mb'] / 1000:.3g} GB of loader.ram_cache_mb" if facts["ram_cache_mb"] else ""
-    available = facts["memory_available_gb"]
-    there = f"; {available:.3g} GB were available" if available is not None else ""
-    return f"{facts['loader_memory_gb']:.2g} GB of batches{kept}; reading took {facts['memory_grown_gb']:.2g} GB{there}"
+def _memory(loader: LoaderFacts, ram_cache_mb: int) -> str:
+    kept = f" and {ram_cache_mb / 1000:.3g} GB of loader.ram_cache_mb" if ram_cache_mb else ""
+    return (
+        f"{loader.memory_gb:.2g} GB of batches{kept}; reading took {loader.grown_gb:.2g} GB; "
+        f"{loader.available_gb:.3g} GB were available"
+    )
 
 
-def _shared(facts: Mapping[str, Any]) -> str:
+def _shared(memory: SharedMemory) -> str:
     """Threads read, and need none of it: only worth a word where something took it all the same."""
-    if facts.get("shm_taken_gb", 0.0) < _WORTH_A_WORD:
+    if memory.taken_gb < _WORTH_A_WORD:
         return ""
-    return f"{facts['shm_taken_gb']:.2g} GB of {facts['shm_gb']:.2g} GB were taken meanwhile, not by the loader"
+    return f"{memory.taken_gb:.2g} GB of {memory.size_gb:.2g} GB were taken meanwhile, not by the loader"
 
 
-def _disk(facts: Mapping[str, Any], disk_gb: float | None) -> str:
+def _disk(free_gb: float | None, disk_gb: float | None) -> str:
+    if free_gb is None:
+        return ""
     wanted = f"{disk_gb:.2g} GB for checkpoints, " if disk_gb is not None else ""
-    return f"{wanted}{facts['disk_free_gb']:.3g} GB free"
+    return f"{wanted}{free_gb:.3g} GB free"
 
 
-def _bad_clips(facts: Mapping[str, Any]) -> str:
-    if "bad_clips" not in facts or "clips" not in facts:
+def _bad_clips(found: Preflight) -> str:
+    if found.bad_clips is None or found.loader is None:
         return ""
-    return f"{len(facts['bad_clips'])} of {facts['clips']:,} read" if facts["bad_clips"] else "none"
+    return f"{len(found.bad_clips)} of {found.loader.clips:,} read" if found.bad_clips else "none"
 
 
-def _run(facts: Mapping[str, Any]) -> str:
-    if "hours" not in facts:
-        return ""
-    kept = facts["ram_cache_share"]
+def _run(step: StepFacts) -> str:
+    kept = step.ram_cache_share
     memory = f"; after the first pass {kept:.0%} of the clips come from memory" if kept else ""
-    return f"{facts['steps']:,} steps in about {duration(3600 * facts['hours'])}{memory}"
+    return f"{step.steps:,} steps in about {duration(3600 * step.hours)}{memory}"
 
 
 def rate(clips_per_second: float) -> str:

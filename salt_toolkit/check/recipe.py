@@ -9,7 +9,8 @@ from typing import Any
 
 from salt_toolkit.cards import ModelCard
 from salt_toolkit.check.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
-from salt_toolkit.check.findings import Finding, Report, findings_of
+from salt_toolkit.check.findings import Finding, findings_of
+from salt_toolkit.check.report import Facts, Report, TeacherFacts
 from salt_toolkit.check.settings import (
     followed_schedules,
     impossible_values,
@@ -34,16 +35,16 @@ def check_recipe(recipe: Recipe) -> Report:
         missing = _answer(report, key, selected.config.missing, Sequence) or ()
         report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
     _add_length_facts(recipe, report)
-    schedules, broken = followed_schedules(recipe, report.facts["steps"])
-    ratios = report.facts["mask_ratios"] = mask_ratios(schedules)
+    schedules, broken = followed_schedules(recipe, report.facts.steps)
+    ratios = report.facts.mask_ratios = mask_ratios(schedules)
     tokens = _Tokens.of(recipe, report, ratio=ratios[1] if ratios else None)
-    report.facts.update(tokens.facts())
+    tokens.add_facts(report.facts)
     costs = _costs(recipe, tokens, report)
     _add_cost_facts(recipe, tokens, costs, report)
     _add_size_facts(recipe, tokens, costs, report)
     report.findings.extend(broken)
     report.findings.extend(impossible_values(recipe, tokens.student.grid if tokens.student else None, schedules))
-    report.findings.extend(too_much_memory(recipe, report.facts.get("host_memory_gb")))
+    report.findings.extend(too_much_memory(recipe, report.facts.host_memory_gb))
     report.findings.extend(settings_without_effect(recipe, tokens.drawn))
     return report
 
@@ -86,16 +87,17 @@ class _Tokens:
         used = _answer(report, "method", partial(recipe.method.config.counts, drawn), MaskCounts) if drawn else None
         return cls(student, teachers, teacher, drawn, used)
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "grid": str(self.student.grid) if self.student else None,
-            "tokens": self.student.grid.num_tokens if self.student else None,
-            "visible_tokens": self.used.visible if self.used else None,
-            "target_tokens": self.used.target if self.used else None,
-            "drawn_target_tokens": self.drawn.target if self.drawn else None,
-            "student_dim": self.student.dim if self.student else None,
-            "teacher_dim": self.teacher.dim if self.teacher else None,
-        }
+    def add_facts(self, facts: Facts) -> None:
+        """Enters what is known of the tokens."""
+        if self.student:
+            facts.grid, facts.tokens = str(self.student.grid), self.student.grid.num_tokens
+            facts.student_dim = self.student.dim
+        if self.teacher:
+            facts.teacher_dim = self.teacher.dim
+        if self.drawn:
+            facts.drawn_target_tokens = self.drawn.target
+        if self.used:
+            facts.visible_tokens, facts.target_tokens = self.used.visible, self.used.target
 
 
 def _answer(report: Report, key: str, question: Callable[[], Any], kind: type | None = None) -> Any:
@@ -122,7 +124,7 @@ def _answer(report: Report, key: str, question: Callable[[], Any], kind: type | 
 def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | None]:
     """What each part costs for one clip, all its passes together; None where its config does not say."""
     student, teacher, counts = tokens.student, tokens.teacher, tokens.used
-    passes = report.facts["passes_per_clip"] = _answer(report, "method", recipe.method.config.passes, int) or 1
+    passes = report.facts.passes_per_clip = _answer(report, "method", recipe.method.config.passes, int) or 1
     costs: dict[str, Cost | None] = {}
     if recipe.teachings():
         costs["teacher"] = _teachers(recipe, tokens, report)
@@ -139,7 +141,7 @@ def _costs(recipe: Recipe, tokens: _Tokens, report: Report) -> dict[str, Cost | 
 
 def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
     """Adds what is known of each teacher to the facts; returns what all of them cost, if that is known."""
-    rows: list[dict[str, Any]] = []
+    rows: list[TeacherFacts] = []
     costs: list[Cost | None] = []
     for teaching in recipe.teachings():
         use, config, key = teaching.teacher.use, teaching.teacher.config, teaching.key
@@ -151,26 +153,26 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
         card = _answer(report, key, config.card, ModelCard)
         resampled = spec.grid != tokens.student.grid if spec and tokens.student else None
         rows.append(
-            {
-                "name": teaching.name,
-                "weight": teaching.weight,
-                "use": use,
-                "grid": str(spec.grid) if spec else None,
-                "dim": spec.dim if spec else None,
-                "parameters": cost.parameters if cost else None,
-                "gflops_per_clip": cost.forward_flops / 1e9 if cost else None,
-                "fingerprint": identity.fingerprint if identity else None,
-                "licence": card.licence if card else None,
-                "labels": card.labels if card else None,
-                "resampled": resampled,
-            }
+            TeacherFacts(
+                name=teaching.name,
+                weight=teaching.weight,
+                use=use,
+                grid=str(spec.grid) if spec else None,
+                dim=spec.dim if spec else None,
+                parameters=cost.parameters if cost else None,
+                gflops_per_clip=cost.forward_flops / 1e9 if cost else None,
+                fingerprint=identity.fingerprint if identity else None,
+                licence=card.licence if card else None,
+                labels=card.labels if card else None,
+                resampled=resampled,
+            )
         )
         costs.append(cost)
         _note_terms(report, key, card)
         if spec and teaching.objective:
             latents = TokenSpec((tokens.student or spec).grid, spec.dim)
             _answer(report, teaching.objective_key, partial(teaching.objective.config.check, latents))
-    report.facts["teachers"] = rows
+    report.facts.teachers = rows
     known = [cost for cost in costs if cost]
     if len(known) < len(costs):
         return None
@@ -186,44 +188,46 @@ def _note_terms(report: Report, key: str, card: ModelCard | None) -> None:
 
 def _add_cost_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:
     for part, cost in costs.items():
-        report.facts[f"{part}_parameters"] = cost.parameters if cost else None
-        report.facts[f"{part}_gflops_per_clip"] = cost.forward_flops / 1e9 if cost else None
+        if cost is not None:
+            setattr(report.facts, f"{part}_parameters", cost.parameters)
+            setattr(report.facts, f"{part}_gflops_per_clip", cost.forward_flops / 1e9)
     student, predictor = costs.get("student"), costs.get("predictor")
     if student is None or predictor is None:
         return
-    gflops = report.facts["train_step_gflops_per_clip"] = train_step_flops(student, predictor) / 1e9
-    if steps := report.facts["steps"]:
-        teacher = report.facts.get("teacher_gflops_per_clip") or 0.0
-        report.facts["run_pflops"] = steps * report.facts["batch_clips"] * (gflops + teacher) / 1e6
+    gflops = report.facts.train_step_gflops_per_clip = train_step_flops(student, predictor) / 1e9
+    if steps := report.facts.steps:
+        teacher = report.facts.teacher_gflops_per_clip or 0.0
+        batch_clips = recipe.train.batch_size * recipe.train.accumulate
+        report.facts.run_pflops = steps * batch_clips * (gflops + teacher) / 1e6
 
 
 def _add_length_facts(recipe: Recipe, report: Report) -> None:
     num_clips = _answer(report, "dataset", recipe.dataset.config.num_clips, int)
     train = recipe.train
-    report.facts["clips"] = num_clips
-    report.facts["batch_clips"] = train.batch_size * train.accumulate
+    report.facts.clips = num_clips
+    report.facts.batch_clips = train.batch_size * train.accumulate
     known = num_clips is not None or train.max_steps is not None
-    steps = report.facts["steps"] = train.num_steps(num_clips or 0) if known else None
-    report.facts["epochs"] = train.epochs
+    steps = report.facts.steps = train.num_steps(num_clips or 0) if known else None
+    report.facts.epochs = train.epochs
     if num_clips is not None and num_clips < train.batch_size:
         message = f"the data set has {num_clips} clips, fewer than one batch of {train.batch_size}"
         report.findings.append(Finding("error", "train.batch_size", message, "Lower train.batch_size."))
     elif steps == 0:
         report.findings.append(Finding("error", "train", "the run would have no step", "Raise train.epochs."))
     elif num_clips and steps and train.epochs is None:
-        report.facts["epochs"] = steps * train.accumulate / (num_clips // train.batch_size)
+        report.facts.epochs = steps * train.accumulate / (num_clips // train.batch_size)
 
 
 def _add_size_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | None], report: Report) -> None:
     """Memory and disk, as far as the parts' configs say enough."""
-    facts, num_clips = report.facts, report.facts["clips"]
+    facts, num_clips = report.facts, report.facts.clips
     student, predictor = costs.get("student"), costs.get("predictor")
     if student and predictor:
         trained = TrainedCosts(student, predictor, costs.get("teacher"))
-        facts["device_memory_gb"] = device_memory(recipe, trained) / 1e9
-        facts["disk_gb"] = checkpoint_disk(recipe, trained, facts["steps"]) / 1e9
+        facts.device_memory_gb = device_memory(recipe, trained) / 1e9
+        facts.disk_gb = checkpoint_disk(recipe, trained, facts.steps) / 1e9
     teachers = [spec for spec in tokens.teachers.values() if spec]
     if len(teachers) == len(tokens.teachers):
-        facts["host_memory_gb"] = host_memory(recipe, teachers) / 1e9
+        facts.host_memory_gb = host_memory(recipe, teachers) / 1e9
         if recipe.cache and num_clips is not None:
-            facts["cache_gb"] = cache_disk(recipe, recipe.cache, teachers, num_clips) / 1e9
+            facts.cache_gb = cache_disk(recipe, recipe.cache, teachers, num_clips) / 1e9

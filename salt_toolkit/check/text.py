@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from salt_toolkit.check.findings import Report
 from salt_toolkit.check.preflight_text import render_preflight
+from salt_toolkit.check.report import Facts, Report, TeacherFacts
 
 _LABELS = {"error": "error  ", "missing": "missing", "warning": "warning", "note": "note   "}
 
@@ -15,8 +15,8 @@ def render_report(path: Path, report: Report) -> str:
     """One recipe's facts and findings, for a terminal."""
     lines = [f"{path}: {_verdict(report)}"]
     lines += [f"  {name:<11} {text}" for name, text in _facts(report.facts) if text]
-    if "preflight" in report.facts:
-        lines += render_preflight(report.facts["preflight"], report.facts.get("disk_gb"))
+    if report.facts.preflight is not None:
+        lines += render_preflight(report.facts.preflight, report.facts.disk_gb)
     for finding in report.findings:
         place = f"{finding.key}: " if finding.key and f"{finding.key}: " not in finding.message else ""
         lines.append(f"  {_LABELS[finding.severity]}     {place}{finding.message}")
@@ -34,10 +34,10 @@ def _verdict(report: Report) -> str:
     return "ok"
 
 
-def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    if not facts:
+def _facts(facts: Facts) -> list[tuple[str, str]]:
+    if facts == Facts():
         return []
-    teachers = facts.get("teachers", ())
+    teachers = facts.teachers
     return [
         ("tokens", _tokens(facts)),
         *(("teacher", _teacher(row, alone=len(teachers) == 1)) for row in teachers),
@@ -48,52 +48,52 @@ def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _tokens(facts: dict[str, Any]) -> str:
-    if facts["grid"] is None:
+def _tokens(facts: Facts) -> str:
+    if facts.grid is None:
         return ""
-    text = f"{facts['grid']}"
-    if facts["visible_tokens"] is not None:
-        target, drawn, passes = facts["target_tokens"], facts["drawn_target_tokens"], facts["passes_per_clip"]
-        text += f"; {facts['visible_tokens']} visible, {target if target == drawn else f'{target} of {drawn}'} targets"
+    text = f"{facts.grid}"
+    if facts.visible_tokens is not None:
+        target, drawn, passes = facts.target_tokens, facts.drawn_target_tokens, facts.passes_per_clip or 1
+        text += f"; {facts.visible_tokens} visible, {target if target == drawn else f'{target} of {drawn}'} targets"
         text += f", {passes} passes a clip" if passes > 1 else ""
-    if facts.get("mask_ratios") is not None:
-        least, mean, most = facts["mask_ratios"]
+    if facts.mask_ratios is not None:
+        least, mean, most = facts.mask_ratios
         text += f" (mask ratio {mean:.3g}" + (f", the mean of {least:.3g} to {most:.3g})" if most > least else ")")
-    if facts["teacher_dim"] is not None:
-        text += f"; width {facts['student_dim']} -> {facts['teacher_dim']}"
+    if facts.teacher_dim is not None:
+        text += f"; width {facts.student_dim} -> {facts.teacher_dim}"
     return text
 
 
-def _teacher(row: dict[str, Any], *, alone: bool) -> str:
+def _teacher(row: TeacherFacts, *, alone: bool) -> str:
     """One teacher; its name and weight where there are several."""
-    text = row["use"] if alone else f"{row['name']}: {row['use']}, weight {row['weight']:g}"
-    if row["grid"] is not None:
-        text += f", {row['grid']} of {row['dim']} numbers"
-        text += ", resampled to the student's grid" if row["resampled"] else ""
-    text += f"; fingerprint {row['fingerprint'] or 'unknown here'}"
-    if row["licence"] is not None:
-        text += f"; licence {row['licence']}, labels {row['labels']}"
+    text = row.use if alone else f"{row.name}: {row.use}, weight {row.weight:g}"
+    if row.grid is not None:
+        text += f", {row.grid} of {row.dim} numbers"
+        text += ", resampled to the student's grid" if row.resampled else ""
+    text += f"; fingerprint {row.fingerprint or 'unknown here'}"
+    if row.licence is not None:
+        text += f"; licence {row.licence}, labels {row.labels}"
     return text
 
 
-def _parts(facts: dict[str, Any], what: str, show: Any) -> str:
-    values = [(part, facts.get(f"{part}_{what}")) for part in ("teacher", "student", "predictor")]
+def _parts(facts: Facts, what: str, show: Any) -> str:
+    values = [(part, getattr(facts, f"{part}_{what}")) for part in ("teacher", "student", "predictor")]
     return ", ".join(f"{part} {show(value) if value else 'none'}" for part, value in values if value is not None)
 
 
-def _flops(facts: dict[str, Any]) -> str:
+def _flops(facts: Facts) -> str:
     text = _parts(facts, "gflops_per_clip", lambda number: f"{number:.4g}")
-    step = facts.get("train_step_gflops_per_clip")
+    step = facts.train_step_gflops_per_clip
     return f"{text} forward; training step {step:.4g}" if step is not None else text
 
 
-def _length(facts: dict[str, Any]) -> str:
-    clips, steps = facts["clips"], facts["steps"]
+def _length(facts: Facts) -> str:
+    clips, steps = facts.clips, facts.steps
     text = counted(clips, "clip") if clips is not None else "clips unknown here"
-    if facts["epochs"] is not None:
-        text += f", {counted(facts['epochs'], 'epoch')}"
-    text += f", {counted(steps, 'step')} of {counted(facts['batch_clips'], 'clip')}" if steps else ""
-    pflops = facts.get("run_pflops")
+    if facts.epochs is not None:
+        text += f", {counted(facts.epochs, 'epoch')}"
+    text += f", {counted(steps, 'step')} of {counted(facts.batch_clips or 0, 'clip')}" if steps else ""
+    pflops = facts.run_pflops
     return f"{text}, {pflops:,.4g} PFLOP in all" if pflops else text
 
 
@@ -103,11 +103,11 @@ def counted(number: int | float, noun: str) -> str:
     return f"{shown} {noun}" if number == 1 else f"{shown} {noun}s"
 
 
-def _memory(facts: dict[str, Any]) -> str:
+def _memory(facts: Facts) -> str:
     sizes = (
-        ("device_memory_gb", "device about {:.2g} GB"),
-        ("host_memory_gb", "host about {:.2g} GB for clips"),
-        ("disk_gb", "disk {:.2g} GB for checkpoints"),
-        ("cache_gb", "{:.3g} GB for the cache"),
+        (facts.device_memory_gb, "device about {:.2g} GB"),
+        (facts.host_memory_gb, "host about {:.2g} GB for clips"),
+        (facts.disk_gb, "disk {:.2g} GB for checkpoints"),
+        (facts.cache_gb, "{:.3g} GB for the cache"),
     )
-    return ", ".join(text.format(facts[name]) for name, text in sizes if name in facts)
+    return ", ".join(text.format(size) for size, text in sizes if size is not None)

@@ -11,7 +11,7 @@ from salt_toolkit.cli.options import JsonOption, RecipeArgument, SetOption
 from salt_toolkit.cli.output import log, write, write_json
 
 if TYPE_CHECKING:
-    from salt_toolkit.check.findings import Report
+    from salt_toolkit.check.report import Report
     from salt_toolkit.registry import Registry
 
 
@@ -37,6 +37,7 @@ def check(
     """Proves recipes by arithmetic; says what they cost."""
     if batches is not None and not preflight:
         raise typer.BadParameter("has no effect without --preflight", param_hint="--batches")
+    from salt_toolkit.check.report import plain_report
     from salt_toolkit.check.text import render_report
     from salt_toolkit.registry import discover
 
@@ -46,7 +47,7 @@ def check(
         report = _checked(path, registry, overrides or (), deep=deep, batches=(batches or 8) if preflight else None)
         failed |= report.has("error", "missing", "warning") if strict else report.has("error")
         if as_json:
-            write_json(report.as_dict(path), indent=None)
+            write_json(plain_report(path, report), indent=None)
         else:
             write(render_report(path, report))
     raise typer.Exit(1 if failed else 0)
@@ -56,8 +57,9 @@ def _checked(
     path: Path, registry: Registry, overrides: list[str] | tuple[str, ...], *, deep: bool, batches: int | None
 ) -> Report:
     """One recipe's report; what is wrong with the recipe is part of it."""
-    from salt_toolkit.check.findings import Finding, Report
+    from salt_toolkit.check.findings import Finding
     from salt_toolkit.check.recipe import check_recipe
+    from salt_toolkit.check.report import Report
     from salt_toolkit.errors import RecipeError
     from salt_toolkit.recipe import load_recipe
 

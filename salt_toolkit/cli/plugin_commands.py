@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from salt_toolkit.cli.options import JsonOption
 from salt_toolkit.cli.output import write, write_json
 
@@ -32,8 +36,15 @@ def teachers(as_json: JsonOption = False) -> None:
         write(render_teachers(rows))
 
 
-def schema() -> None:
+def schema(
+    report: Annotated[bool, typer.Option("--report", help="That of a line of `salt check --json` instead.")] = False,
+) -> None:
     """Prints the JSON Schema of recipes, for editors."""
+    if report:
+        from salt_toolkit.check.report import report_schema
+
+        write_json(report_schema())
+        return
     from salt_toolkit.recipe import recipe_schema
     from salt_toolkit.registry import discover
 

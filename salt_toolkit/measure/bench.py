@@ -164,8 +164,8 @@ class _Work:
     def of(cls, recipe: Recipe, machine: Machine, *, cached: bool) -> _Work:
         facts = check_recipe(recipe).facts
         peak = peak_of(machine)
-        teacher = 0.0 if cached or not recipe.teachings() else facts.get("teacher_gflops_per_clip")
-        return cls(facts.get("train_step_gflops_per_clip"), teacher, peak.flops, peak.source)
+        teacher = 0.0 if cached or not recipe.teachings() else facts.teacher_gflops_per_clip
+        return cls(facts.train_step_gflops_per_clip, teacher, peak.flops, peak.source)
 
     @property
     def limit(self) -> float | None:

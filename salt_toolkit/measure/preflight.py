@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from salt_toolkit.check.estimates import TrainedCosts, checkpoint_disk
-from salt_toolkit.check.findings import Finding, Report, findings_of
+from salt_toolkit.check.findings import Finding, findings_of
+from salt_toolkit.check.report import (
+    BadClipFacts,
+    Facts,
+    LoaderFacts,
+    Preflight,
+    Report,
+    SharedMemory,
+    StepFacts,
+    Timings,
+)
 from salt_toolkit.contracts import ClipBatch
 from salt_toolkit.errors import CacheError
 from salt_toolkit.geometry import Cost
 from salt_toolkit.measure.throughput import LoadTime, StepTime, time_copy, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
-from salt_toolkit.measure.verdict import Length, Setting, Timings, advice, limit_of
+from salt_toolkit.measure.verdict import Length, Setting, advice, limit_of
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.directory import RunDirectory
 from salt_toolkit.runs.machine import Machine
@@ -37,7 +46,7 @@ Log = Callable[[str], None]
 def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, log: Log = lambda message: None) -> None:
     """Reads real batches, trains a few real steps, and adds what it found to `salt check`'s report.
 
-    The facts go to ``report.facts["preflight"]``, as far as it came. Nothing stays on the disk.
+    The facts go to ``report.facts.preflight``, as far as it came. Nothing stays on the disk.
 
     Args:
         recipe: A valid recipe.
@@ -46,63 +55,62 @@ def preflight(recipe: Recipe, report: Report, *, num_batches: int = 8, log: Log 
         log: Called with a line about what is being done.
     """
     machine = Machine.here(recipe)
-    facts: dict[str, Any] = {"device": machine.describe(), "batches": num_batches}
-    report.facts["preflight"] = facts
+    found = report.facts.preflight = Preflight(machine.describe(), num_batches, ram_cache_mb=recipe.loader.ram_cache_mb)
     if report.has("error"):
-        facts["skipped"] = "the recipe cannot work as it is"
+        found.skipped = "the recipe cannot work as it is"
         return
-    _look_at_disk(recipe, report, facts)
+    _look_at_disk(recipe, report, found)
     with _findings(report, "dataset"):
         trial = Trial(recipe, machine, log)
         try:
-            _measure(trial, report, facts, num_batches, log)
+            _measure(trial, report, found, num_batches, log)
         finally:
-            _tell_bad_clips(trial, report, facts)
+            _tell_bad_clips(trial, report, found)
 
 
-def _measure(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int, log: Log) -> None:
+def _measure(trial: Trial, report: Report, found: Preflight, num_batches: int, log: Log) -> None:
     """Loader and steps, each alone; what does not work becomes a finding."""
     recipe = trial.recipe
-    facts["latents"] = "from the cache" if trial.data.cache is not None else "from the live teacher"
+    found.latents = "from the cache" if trial.data.cache is not None else "from the live teacher"
     log("building the method")
     with _findings(report, "method"):
         _ = trial.method
     log(f"reading {num_batches} batches of {recipe.train.batch_size} clips")
-    loading, batch = _load(trial, report, facts, num_batches)
+    loading, batch = _load(trial, report, found, num_batches)
     if report.has("error", "missing") and "method" not in trial.__dict__:
         return
     log("training a few steps on one of them")
     with _findings(report, "train"):
         stepping = time_steps(trial, batch, STEP_SECONDS, min_steps=MIN_STEPS)
-        _conclude(trial, report, facts, loading, stepping, batch)
+        _conclude(trial, report, found, loading, stepping, batch)
 
 
-def _load(trial: Trial, report: Report, facts: dict[str, Any], num_batches: int) -> tuple[LoadTime, ClipBatch]:
+def _load(trial: Trial, report: Report, found: Preflight, num_batches: int) -> tuple[LoadTime, ClipBatch]:
     before, shm_before, available = resident_memory(), shared_memory(), available_memory()
     loader, size = trial.recipe.loader, trial.recipe.train.batch_size
     loading, batch = time_loading(trial, loader.workers, batch_size=size, num_batches=num_batches)
     batch_bytes = sum(tensor.nbytes for tensor in batch.tensors.values())
     # Of the settings that were asked for: the trial itself keeps nothing in memory.
     ring = (2 * loader.prefetch + 2) * batch_bytes
-    facts |= {
-        "clips": num_batches * size,
-        "workers": loader.workers,
-        "loader_clips_per_second": loading.clips_per_second,
-        "read_ms": 1000 * loading.read_seconds,
-        "loader_busy_cpus": loading.cpu_seconds / loading.seconds,
-        "cpus": num_cpus(),
-        "clip_mb": batch_bytes / size / 1e6,
-        "loader_memory_gb": ring / 1e9,
-        "memory_grown_gb": (resident_memory() - before) / 1e9,
-        "memory_available_gb": available / 1e9,
-    }
-    _look_at_memory(report, facts)
-    _look_at_shared_memory(report, facts, shm_before)
+    facts = found.loader = LoaderFacts(
+        clips=num_batches * size,
+        workers=loader.workers,
+        clips_per_second=loading.clips_per_second,
+        read_ms=1000 * loading.read_seconds,
+        busy_cpus=loading.cpu_seconds / loading.seconds,
+        cpus=num_cpus(),
+        clip_mb=batch_bytes / size / 1e6,
+        memory_gb=ring / 1e9,
+        grown_gb=(resident_memory() - before) / 1e9,
+        available_gb=available / 1e9,
+    )
+    _look_at_memory(report, facts, found.ram_cache_mb)
+    _look_at_shared_memory(report, found, shm_before)
     return loading, batch
 
 
 def _conclude(
-    trial: Trial, report: Report, facts: dict[str, Any], loading: LoadTime, stepping: StepTime, batch: ClipBatch
+    trial: Trial, report: Report, found: Preflight, loading: LoadTime, stepping: StepTime, batch: ClipBatch
 ) -> None:
     """What the timings mean for the whole run."""
     recipe, machine = trial.recipe, trial.machine
@@ -117,44 +125,44 @@ def _conclude(
         workers=loading.workers,
         cpus=num_cpus(),
     )
-    length = _length(trial, facts)
+    length = _length(trial, found.ram_cache_mb, sum(tensor.nbytes for tensor in batch.tensors.values()))
     typical = length.typical(timings)
     limit = limit_of(typical)
-    facts |= {
-        "step_clips_per_second": stepping.clips_per_second,
-        "ms_per_step": 1000 * timings.step,
-        "loader_ms_per_step": 1000 * timings.loader,
-        "copy_ms_per_step": 1000 * timings.copy,
-        "timed_steps": stepping.steps,
-        "step_memory_gb": stepping.memory / 1e9,
-        "steps": length.steps,
-        "hours": length.seconds(timings) / 3600,
-        "ram_cache_share": length.kept,
-        "limited_by": limit,
-        "advice": advice(limit, typical, _setting(trial, report)),
-        "timings": asdict(timings),
-    }
+    found.step = StepFacts(
+        clips_per_second=stepping.clips_per_second,
+        ms_per_step=1000 * timings.step,
+        loader_ms_per_step=1000 * timings.loader,
+        copy_ms_per_step=1000 * timings.copy,
+        timed_steps=stepping.steps,
+        memory_gb=stepping.memory / 1e9,
+        steps=length.steps,
+        hours=length.seconds(timings) / 3600,
+        ram_cache_share=length.kept,
+        limited_by=limit,
+        advice=advice(limit, typical, _setting(trial, report.facts, found)),
+        timings=timings,
+    )
     if stepping.num_skipped:
         message = f"loss or gradient is not finite in {stepping.num_skipped} of {stepping.steps} steps"
         fix = 'Try train.precision = "fp32"; look at the teacher\'s checkpoint, and at target_norm.'
         report.findings.append(Finding("error", "train", message, fix))
 
 
-def _length(trial: Trial, facts: Mapping[str, Any]) -> Length:
+def _length(trial: Trial, ram_cache_mb: int, batch_bytes: int) -> Length:
     """The run's length, and what memory will keep of its clips; the trial itself keeps nothing."""
     recipe = trial.recipe
     different = trial.num_clips * recipe.clip.views
-    kept = min(1.0, facts["ram_cache_mb"] / (different * facts["clip_mb"]))
+    kept = min(1.0, 1e6 * ram_cache_mb / (different * batch_bytes / recipe.train.batch_size))
     steps = trial.total_steps
     reading = different // (recipe.train.batch_size * recipe.train.accumulate) if kept else steps
     return Length(steps, reading, kept)
 
 
-def _setting(trial: Trial, report: Report) -> Setting:
+def _setting(trial: Trial, facts: Facts, found: Preflight) -> Setting:
     recipe, machine, cache = trial.recipe, trial.machine, trial.data.cache
     on_gpu = machine.device.type == "cuda"
-    step = report.facts.get("train_step_gflops_per_clip")
-    teacher = report.facts.get("teacher_gflops_per_clip") if cache is None else None
+    step = facts.train_step_gflops_per_clip
+    teacher = facts.teacher_gflops_per_clip if cache is None else None
     return Setting(
         on_gpu=on_gpu,
         could_bf16=on_gpu and not machine.bf16 and torch.cuda.is_bf16_supported(including_emulation=False),
@@ -162,22 +170,21 @@ def _setting(trial: Trial, report: Report) -> Setting:
         teacher_share=teacher / (teacher + step) if teacher and step else 0.0,
         cached_latents=cache is not None,
         cached_frames=cache is not None and CLIP in cache.streams,
-        caches_ram=bool(report.facts["preflight"]["ram_cache_mb"]),
+        caches_ram=bool(found.ram_cache_mb),
     )
 
 
-def _look_at_disk(recipe: Recipe, report: Report, facts: dict[str, Any]) -> None:
-    facts["ram_cache_mb"] = recipe.loader.ram_cache_mb
+def _look_at_disk(recipe: Recipe, report: Report, found: Preflight) -> None:
     folder = Path(recipe.run.dir).absolute()
     there = _nearest(RunDirectory.of(recipe).path.absolute())
-    free = facts["disk_free_gb"] = free_disk(there) / 1e9
+    free = found.disk_free_gb = free_disk(there) / 1e9
     why = _cannot_write(there)
     if why:
         message = f"the run cannot write to {folder}: a file in {there} cannot be made ({why})"
         fix = "Choose another directory with run.dir, or see to its permissions."
         report.findings.append(Finding("error", "run.dir", message, fix))
         return
-    wanted = report.facts.get("disk_gb")
+    wanted = report.facts.disk_gb
     if wanted is None or wanted <= free:
         return
     least = _least_disk(recipe, report.facts) / 1e9
@@ -204,37 +211,36 @@ def _cannot_write(directory: Path) -> str | None:
         return error.strerror
 
 
-def _least_disk(recipe: Recipe, facts: Mapping[str, Any]) -> int:
+def _least_disk(recipe: Recipe, facts: Facts) -> int:
     """Bytes of a single checkpoint and of the finished student, below which no run can end."""
-    student, predictor = (Cost(facts[f"{part}_parameters"], 0) for part in ("student", "predictor"))
+    student, predictor = (Cost(number or 0, 0) for number in (facts.student_parameters, facts.predictor_parameters))
     # As if no older checkpoint were kept: the arithmetic adds the one that is being written.
     alone = replace(recipe, train=recipe.train.model_copy(update={"keep_checkpoints": 0, "keep_every": None}))
     return checkpoint_disk(alone, TrainedCosts(student, predictor, None), None)
 
 
-def _look_at_memory(report: Report, facts: Mapping[str, Any]) -> None:
-    wanted = facts["loader_memory_gb"] + facts["ram_cache_mb"] / 1e3
-    available = facts["memory_available_gb"]
+def _look_at_memory(report: Report, loader: LoaderFacts, ram_cache_mb: int) -> None:
+    wanted, available = loader.memory_gb + ram_cache_mb / 1e3, loader.available_gb
     if wanted > available:
         message = f"the loader will hold {wanted:.3g} GB, and {available:.3g} GB of memory were available"
         fix = "Lower loader.ram_cache_mb, loader.prefetch or train.batch_size, or end other programs."
         report.findings.append(Finding("warning", "loader", message, fix))
 
 
-def _look_at_shared_memory(report: Report, facts: dict[str, Any], before: tuple[int, int] | None) -> None:
+def _look_at_shared_memory(report: Report, found: Preflight, before: tuple[int, int] | None) -> None:
     after = shared_memory()
     if before is None or after is None:
         return
     taken = max(0, before[1] - after[1])
-    facts |= {"shm_gb": after[0] / 1e9, "shm_free_gb": after[1] / 1e9, "shm_taken_gb": taken / 1e9}
+    found.shared_memory = SharedMemory(size_gb=after[0] / 1e9, free_gb=after[1] / 1e9, taken_gb=taken / 1e9)
     if torch.cuda.device_count() > 1 and after[1] < SMALL_SHARED_MEMORY:
         message = f"/dev/shm has {after[1] / 1e6:.0f} MB left, and several GPUs talk through it"
         report.findings.append(Finding("warning", "", message, "Give the container more, such as --shm-size=8g."))
 
 
-def _tell_bad_clips(trial: Trial, report: Report, facts: dict[str, Any]) -> None:
+def _tell_bad_clips(trial: Trial, report: Report, found: Preflight) -> None:
     bad = trial.data.quarantine.reasons
-    facts["bad_clips"] = [{"clip_id": clip_id, "reason": reason} for clip_id, reason in bad.items()]
+    found.bad_clips = [BadClipFacts(clip_id, reason) for clip_id, reason in bad.items()]
     if bad:
         clip_id, reason = next(iter(bad.items()))
         count = "1 clip that was read is bad" if len(bad) == 1 else f"{len(bad)} clips that were read are bad"

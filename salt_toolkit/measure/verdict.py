@@ -4,47 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Limit = Literal["disk", "decode", "bus", "compute"]
+from salt_toolkit.check.report import Limit, Timings
 
 BUSY = 0.4
 """Share of the processors that readers keep busy, from which on the processor holds them up and not the disk."""
 LARGE_COPY = 0.5
 """Share of a step from which on the copy to the GPU holds it up."""
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds for one optimizer step's clips, each measured alone.
-
-    Attributes:
-        loader: Until they are read.
-        loader_cpu: Processor time of that, over all threads.
-        step: The step, its clips on the device.
-        step_cpu: Processor time of that, over all threads.
-        copy: From the host to a GPU; 0 without one.
-        workers: Threads that read.
-        cpus: Processors.
-    """
-
-    loader: float
-    loader_cpu: float
-    step: float
-    step_cpu: float
-    copy: float
-    workers: int
-    cpus: int
-
-    @property
-    def per_step(self) -> float:
-        """Seconds of a step in a run: what is slowest, and never less than the processors need for all of it."""
-        return max(self.loader, self.step, self.copy, (self.loader_cpu + self.step_cpu) / self.cpus)
-
-    @property
-    def busy(self) -> float:
-        """Share of the processors which readers could use that they did use."""
-        return self.loader_cpu / self.loader / min(self.workers, self.cpus)
 
 
 def limit_of(timings: Timings) -> Limit:
