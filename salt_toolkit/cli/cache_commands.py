@@ -12,6 +12,9 @@ from salt_toolkit.cli.options import JsonOption, SetOption
 from salt_toolkit.cli.output import CoreCommand, write, write_json
 from salt_toolkit.errors import SaltError
 
+COMPARED = ("dataset", "teacher")
+"""The sections of a recipe that latents depend on; no command here needs the sections for training."""
+
 FILL = "fill"
 """The command that is meant when the first word is none: ``salt cache RECIPE``."""
 
@@ -49,7 +52,7 @@ def fill(
     from salt_toolkit.recipe import load_recipe
     from salt_toolkit.registry import discover
 
-    loaded = load_recipe(recipe, discover(), overrides or ())
+    loaded = load_recipe(recipe, discover(), overrides or (), needs=(*COMPARED, "cache"))
     part = _part(shard)
     from salt_toolkit.cache.fill import fill_cache
     from salt_toolkit.cache.plan import CacheOptions
@@ -112,7 +115,7 @@ def _spot_checks(directory: Path, recipe: Path, overrides: Any, spot: int) -> li
     from salt_toolkit.recipe import load_recipe
     from salt_toolkit.registry import discover
 
-    return spot_check(directory, load_recipe(recipe, discover(), overrides), count=spot)
+    return spot_check(directory, load_recipe(recipe, discover(), overrides, needs=COMPARED), count=spot)
 
 
 @cache_app.command(cls=CoreCommand)
@@ -181,7 +184,7 @@ def _import(source: Path, target: Path, dtype: Any, recipe: Path | None, overrid
     from salt_toolkit.recipe import load_recipe
     from salt_toolkit.registry import discover
 
-    claimed = load_recipe(recipe, discover(), overrides)
+    claimed = load_recipe(recipe, discover(), overrides, needs=COMPARED)
     base, wanted = claimed_base(claimed), claimed_layer(claimed)
     return import_folder(source, target, base=base, wanted=wanted, dtype=dtype, shard_mb=512)
 
