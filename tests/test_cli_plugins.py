@@ -38,9 +38,9 @@ class Student(MixerConfig):
         chat("missing")
         return super().missing()
 
-def build_teacher(config, **context):
+def build_teacher(config, *, clip):
     chat("build")
-    return salt_toy.build_projection(config, **context)
+    return salt_toy.build_projection(config, clip=clip)
 
 @hookimpl
 def salt_teachers():

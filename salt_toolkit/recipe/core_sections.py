@@ -42,7 +42,7 @@ class RunSection(Section):
     @classmethod
     def _names_a_directory(cls, name: Any) -> Any:
         # The pattern of the field is for the editor; a reader gets a rule.
-        if isinstance(name, str) and not re.fullmatch(RUN_NAME, name):
+        if isinstance(name, str) and name and not re.fullmatch(RUN_NAME, name):
             raise SettingError(
                 f"found {json.dumps(name, ensure_ascii=False)}; expected letters, digits, dots, underscores and "
                 "hyphens, a letter or digit first: it names a directory"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from salt_toolkit import ClipSpec, Component, hookimpl
+from salt_toolkit import ClipSpec, Component, Grid, TokenSpec, hookimpl
 from salt_toy.config import (
     DecayConfig,
     DenseConfig,
@@ -32,25 +32,25 @@ def build_mixer(config: MixerConfig, *, clip: ClipSpec) -> Any:
     return MixerStudent(config, clip=clip)
 
 
-def build_regressor(config: RegressorConfig, **context: Any) -> Any:
+def build_regressor(config: RegressorConfig, *, student: TokenSpec, teacher: TokenSpec) -> Any:
     """Builds the predictor."""
     from salt_toy.models import Regressor
 
-    return Regressor(config, **context)
+    return Regressor(config, student=student, teacher=teacher)
 
 
-def build_window(config: WindowConfig, **context: Any) -> Any:
+def build_window(config: WindowConfig, *, grid: Grid) -> Any:
     """Builds the masker."""
     from salt_toy.data import WindowMasker
 
-    return WindowMasker(config, **context)
+    return WindowMasker(config, grid=grid)
 
 
-def build_squares(config: SquaresConfig, **context: Any) -> Any:
+def build_squares(config: SquaresConfig, *, clip: ClipSpec, seed: int) -> Any:
     """Builds the dataset."""
     from salt_toy.data import Squares
 
-    return Squares(config, **context)
+    return Squares(config, clip=clip, seed=seed)
 
 
 def build_decay(config: DecayConfig, *, total_steps: int) -> Any:
@@ -58,18 +58,18 @@ def build_decay(config: DecayConfig, *, total_steps: int) -> Any:
     return lambda step: config.start * (config.end / config.start) ** (step / max(1, total_steps))
 
 
-def build_log_cosh(config: LogCoshConfig, **context: Any) -> Any:
+def build_log_cosh(config: LogCoshConfig, *, teacher: TokenSpec) -> Any:
     """Builds the objective."""
     from salt_toy.training import LogCosh
 
-    return LogCosh(config, **context)
+    return LogCosh(config, teacher=teacher)
 
 
-def build_dense(config: DenseConfig, **context: Any) -> Any:
+def build_dense(config: DenseConfig, *, parts: Any) -> Any:
     """Builds the method."""
     from salt_toy.training import Dense
 
-    return Dense(**context)
+    return Dense(parts=parts)
 
 
 @hookimpl
