@@ -99,16 +99,8 @@ class Grid:
         Raises:
             GeometryError: The cuboids do not tile the clip.
         """
-        if clip.frames % tubelet:
-            raise GeometryError(
-                f"clip.frames = {clip.frames} is not a multiple of the tubelet of {tubelet} frames; "
-                f"choose {_multiples_near(clip.frames, tubelet)}"
-            )
-        if clip.size % patch:
-            raise GeometryError(
-                f"clip.size = {clip.size} is not a multiple of the patch of {patch} pixels; "
-                f"choose {_multiples_near(clip.size, patch)}"
-            )
+        _require_multiple("clip.frames", clip.frames, tubelet, f"tubelet of {tubelet} frames")
+        _require_multiple("clip.size", clip.size, patch, f"patch of {patch} pixels")
         return cls(clip.frames // tubelet, clip.size // patch, clip.size // patch)
 
     @property
@@ -177,6 +169,11 @@ def share_of(ratio: float, total: int) -> int:
     Exact decimals matter: in floating point 0.29 * 100 is 28.999..., and would lose a token.
     """
     return math.floor(Fraction(str(ratio)) * total)
+
+
+def _require_multiple(name: str, size: int, piece: int, what: str) -> None:
+    if size % piece:
+        raise GeometryError(f"{name} = {size} is not a multiple of the {what}; choose {_multiples_near(size, piece)}")
 
 
 def _multiples_near(number: int, unit: int) -> str:

@@ -46,8 +46,8 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 def salt_teachers() -> Iterable[Component]:
     """Frozen models whose latents are the targets.
 
-    Config: a `TeacherConfig` (``token_spec``, ``cost``, ``missing``).
-    Build: ``build(config, *, clip: ClipSpec) -> contracts.Teacher``.
+    Config: a `TeacherConfig` (``token_spec`` or ``streams``, ``cost``, ``missing``).
+    Build: ``build(config, *, clip: ClipSpec, inputs: Inputs) -> contracts.Teacher``.
     """
     raise AssertionError
 
@@ -58,7 +58,7 @@ def salt_students() -> Iterable[Component]:
 
     Config: a `StudentConfig` (``token_spec``, ``cost``, ``missing``; and for a later run that learns from it,
     ``identity``, ``structure``, ``teachable_layers``).
-    Build: ``build(config, *, clip: ClipSpec) -> contracts.Student``.
+    Build: ``build(config, *, clip: ClipSpec, inputs: Inputs) -> contracts.Student``.
     """
     raise AssertionError
 
