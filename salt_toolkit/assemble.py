@@ -11,10 +11,20 @@ import torch
 from salt_toolkit.contracts import Dataset, Method, Objective, Parts, Predictor, Schedule, Student, Teacher
 from salt_toolkit.errors import PluginError, RecipeError, SaltError
 from salt_toolkit.errors import Problem as RecipeProblem
-from salt_toolkit.geometry import ClipSpec, TokenSpec
+from salt_toolkit.geometry import ClipSpec
 from salt_toolkit.recipe import Recipe, Teaching
 from salt_toolkit.seeding import seed_for
 from salt_toolkit.teaching.alignment import AlignedTeacher
+from salt_toolkit.teaching.precision import FixedPrecision
+from salt_toolkit.teaching.specs import (
+    grid_stream,
+    latent_spec,
+    method_context,
+    predicted_spec,
+    student_grid,
+    student_spec,
+    teacher_streams,
+)
 
 
 def build(recipe: Recipe, key: str, **context: Any) -> Any:
@@ -63,7 +73,9 @@ def build_student(recipe: Recipe) -> Student:
 
 def build_teacher(recipe: Recipe, teaching: Teaching) -> Teacher:
     """Builds one of the recipe's frozen teachers, with its own grid."""
-    return build(recipe, teaching.key)
+    teacher = build(recipe, teaching.key)
+    precision = teaching.teacher.config.precision()
+    return teacher if precision is None else FixedPrecision(teacher, precision)
 
 
 def build_teachers(recipe: Recipe, stand_ins: Mapping[str, Teacher] | None = None) -> dict[str, Teacher]:
@@ -76,10 +88,21 @@ def build_teachers(recipe: Recipe, stand_ins: Mapping[str, Teacher] | None = Non
     built: dict[str, Teacher] = {}
     for teaching in _teachings(recipe):
         teacher = stand_ins[teaching.name] if stand_ins else build_teacher(recipe, teaching)
-        grid = latent_spec(recipe, teaching).grid
-        same = teacher.token_spec.grid == grid
-        built[teaching.name] = teacher if same else AlignedTeacher(teacher, grid).eval()
+        built[teaching.name] = _on_the_students_grid(recipe, teaching, teacher)
     return built
+
+
+def _on_the_students_grid(recipe: Recipe, teaching: Teaching, teacher: Teacher) -> Teacher:
+    """The teacher as the method wants it: objectives get one tensor of latents, on the student's grid."""
+    streams = teacher_streams(recipe, teaching)
+    one = len(streams) == 1 and all(stream.tokens for stream in streams.values())
+    if teaching.objective is None and not (one and student_grid(recipe)):
+        return teacher
+    name, stream, own = grid_stream(streams, f"the teacher {teaching.name!r}")
+    grid = student_grid(recipe) or own.grid
+    if len(streams) == 1 and grid == own.grid and not stream.prefix:
+        return teacher
+    return AlignedTeacher(teacher, grid, name, stream).eval()
 
 
 def build_predictor(recipe: Recipe) -> Predictor:
@@ -102,6 +125,7 @@ def build_method(recipe: Recipe, *, total_steps: int, stand_ins: Mapping[str, Te
         masker=build(recipe, "masker") if "masker" in needs else None,
         schedules={name: schedules[name] for name in recipe.method.config.schedules if name in schedules},
         others={kind: build_all(recipe, kind) for kind in others},
+        context=method_context(recipe),
     )
     return build(recipe, "method", parts=parts)
 
@@ -137,23 +161,6 @@ def build_schedules(recipe: Recipe, *, total_steps: int) -> dict[str, Schedule]:
         except SaltError as error:
             raise RecipeError([RecipeProblem(key, str(error))]) from error
     return built
-
-
-def student_spec(recipe: Recipe) -> TokenSpec:
-    """The student's tokens for the recipe's clip, by arithmetic."""
-    return recipe.need("student").config.token_spec(recipe.clip)
-
-
-def latent_spec(recipe: Recipe, teaching: Teaching) -> TokenSpec:
-    """One teacher's latents for the recipe's clip, on the student's grid if there is a student; by arithmetic."""
-    own = teaching.teacher.config.token_spec(recipe.clip)
-    return own if recipe.student is None else TokenSpec(student_spec(recipe).grid, own.dim)
-
-
-def predicted_spec(recipe: Recipe) -> TokenSpec:
-    """The latents of all teachers side by side, on the student's grid; by arithmetic."""
-    dims = [latent_spec(recipe, teaching).dim for teaching in _teachings(recipe)]
-    return TokenSpec(student_spec(recipe).grid, sum(dims))
 
 
 def _teachings(recipe: Recipe) -> tuple[Teaching, ...]:

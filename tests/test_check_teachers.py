@@ -76,6 +76,7 @@ def test_each_teacher_is_described_on_its_own_grid(load):
         "use": "pixels",
         "grid": "1 x 2 x 2 = 4 tokens",
         "dim": 3072,
+        "streams": {"latents": "1 x 2 x 2 = 4 tokens of 3072 numbers"},
         "parameters": 0,
         "gflops_per_clip": 0.0,
         "fingerprint": identity.fingerprint,

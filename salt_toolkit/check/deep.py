@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from salt_toolkit import assemble
 from salt_toolkit.check.findings import Finding, findings_of
 from salt_toolkit.contracts import ClipBatch, Mask
+from salt_toolkit.data.noise import TORCH, blank
 from salt_toolkit.errors import MissingArtifact
 from salt_toolkit.geometry import Cost, MaskCounts
 from salt_toolkit.masking import masks_for
 from salt_toolkit.recipe import Recipe, Teaching
+from salt_toolkit.streams import SampleSpec
+from salt_toolkit.teaching import specs
 
 META = torch.device("meta")
 
@@ -50,27 +53,36 @@ _FIX = "The plugin's config and its model disagree; report it to the plugin's au
 
 def _teacher(recipe: Recipe, teaching: Teaching) -> Iterator[str]:
     config = teaching.teacher.config
-    expected = config.token_spec(recipe.clip)
+    expected = specs.teacher_streams(recipe, teaching)
     with META:
         teacher = assemble.build_teacher(recipe, teaching)
-        latents = teacher(_batch(recipe))
-    yield from _compare_shape(latents, (1, expected.grid.num_tokens, expected.dim))
+        outputs = teacher.outputs(_batch(recipe, config.reads()))
+    yield from _compare_streams(outputs, expected)
     yield from _compare_parameters(teacher, config.cost(recipe.inputs()))
 
 
 def _student(recipe: Recipe) -> Iterator[str]:
     assert recipe.student is not None
-    expected, counts = assemble.student_spec(recipe), _used(recipe)
+    config, expected = recipe.student.config, specs.student_streams(recipe)
     with META:
         student = assemble.build_student(recipe)
+    if recipe.masker is None:  # it sees whole samples
+        with META:
+            outputs = student(_batch(recipe))
+        yield from _compare_streams({name: outputs for name in expected}, expected)
+        grid = specs.student_grid(recipe)
+        yield from _compare_parameters(student, config.cost(recipe.inputs(), grid.num_tokens if grid else 1))
+        return
+    counts = _used(recipe)
+    with META:
         tokens = student(_batch(recipe), torch.zeros(1, counts.visible, dtype=torch.int64))
-    yield from _compare_shape(tokens, (1, counts.visible, expected.dim))
-    yield from _compare_parameters(student, recipe.student.config.cost(recipe.inputs(), counts.visible))
+    yield from _compare_shape(tokens, (1, counts.visible, specs.student_spec(recipe).dim))
+    yield from _compare_parameters(student, config.cost(recipe.inputs(), counts.visible))
 
 
 def _predictor(recipe: Recipe) -> Iterator[str]:
     assert recipe.predictor is not None
-    student, teacher, counts = assemble.student_spec(recipe), assemble.predicted_spec(recipe), _used(recipe)
+    student, teacher, counts = specs.student_spec(recipe), specs.predicted_spec(recipe), _used(recipe)
     with META:
         predictor = assemble.build_predictor(recipe)
         mask = Mask(
@@ -84,7 +96,7 @@ def _predictor(recipe: Recipe) -> Iterator[str]:
 
 def _masker(recipe: Recipe) -> Iterator[str]:
     assert recipe.masker is not None
-    grid = assemble.student_spec(recipe).grid
+    grid = specs.student_spec(recipe).grid
     masker = recipe.masker.build(grid=grid)
     expected, found = _drawn(recipe), masker.counts()
     if found != expected:
@@ -94,7 +106,7 @@ def _masker(recipe: Recipe) -> Iterator[str]:
 
 def _drawn(recipe: Recipe) -> MaskCounts:
     assert recipe.masker is not None
-    return recipe.masker.config.counts(assemble.student_spec(recipe).grid)
+    return recipe.masker.config.counts(specs.student_spec(recipe).grid)
 
 
 def _used(recipe: Recipe) -> MaskCounts:
@@ -102,10 +114,23 @@ def _used(recipe: Recipe) -> MaskCounts:
     return recipe.method.config.counts(_drawn(recipe))
 
 
-def _batch(recipe: Recipe) -> ClipBatch:
-    clip = recipe.clip
-    shape = (1, clip.frames, clip.size, clip.size, 3)
-    return ClipBatch(clip_ids=("meta",), tensors={"clip": torch.zeros(shape, dtype=torch.uint8)})
+def _batch(recipe: Recipe, reads: Collection[str] | None = None) -> ClipBatch:
+    """One sample, with no other tensors than those that are said to be read."""
+    sample = recipe.inputs().sample
+    wanted = {name: stream for name, stream in sample.items() if reads is None or name in reads}
+    return blank(wanted, labels=recipe.dataset.config.label_spec())
+
+
+def _compare_streams(found: Mapping[str, Tensor], expected: SampleSpec) -> Iterator[str]:
+    if found.keys() != expected.keys():
+        yield f"the config promises the streams {', '.join(expected)}; the model gives {', '.join(found)}"
+        return
+    for name, stream in expected.items():
+        tensor, shape = found[name], (1, *stream.shape)
+        if tuple(tensor.shape) != shape:
+            yield f"the config promises {name} of the shape {shape}, the model gives {tuple(tensor.shape)}"
+        elif not stream.is_float and tensor.dtype != TORCH[stream.dtype]:
+            yield f"the config promises {name} in {stream.dtype}, the model gives {tensor.dtype}"
 
 
 def _compare_shape(tensor: Tensor, expected: tuple[int, ...]) -> Iterator[str]:

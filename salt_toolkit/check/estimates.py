@@ -6,8 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from salt_toolkit.cache.encodings import Coding
-from salt_toolkit.geometry import Cost, TokenSpec
-from salt_toolkit.recipe import CacheSection, Recipe
+from salt_toolkit.cache.identity import kept_tensors
+from salt_toolkit.geometry import Cost
+from salt_toolkit.recipe import Recipe
+from salt_toolkit.streams import SampleSpec, sample_bytes
 
 FP32 = 4
 """Bytes of a number in weights, gradients and AdamW's two moments."""
@@ -26,6 +28,35 @@ class TrainedCosts:
     student: Cost
     predictor: Cost
     teachers: Cost | None
+
+
+@dataclass(frozen=True)
+class SampleBytes:
+    """Bytes of one sample on its way to the model, and in a cache.
+
+    Attributes:
+        sample: Its tensors, as the data set gives them.
+        latents: The teachers' outputs, as the cache stores them; 0 without one.
+        kept: What the cache stores of the sample's own tensors.
+    """
+
+    sample: int
+    latents: int
+    kept: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, teachers: Collection[SampleSpec]) -> SampleBytes:
+        """By arithmetic, from what data set and teachers declare."""
+        sample = recipe.inputs().sample
+        if recipe.cache is None:
+            return cls(sample_bytes(sample), 0, 0)
+        dtype = recipe.cache.dtype
+        streams = [each for teacher in teachers for each in teacher.values()]
+        codings = [Coding.of("", each.dtype, each.shape, each.encoding or dtype) for each in streams]
+        latents = sum(stream.row_bytes for coding in codings for stream in coding.streams)
+        return cls(
+            sample_bytes(sample), latents, sum(sample[name].num_bytes for name in kept_tensors(recipe, recipe.clip))
+        )
 
 
 def device_memory(recipe: Recipe, costs: TrainedCosts) -> int:
@@ -49,35 +80,16 @@ def checkpoint_disk(recipe: Recipe, costs: TrainedCosts, num_steps: int | None) 
     return number * one + FP32 * costs.student.parameters + _average(recipe, costs)
 
 
-def host_memory(recipe: Recipe, teachers: Collection[TokenSpec]) -> int:
-    """Bytes of the clips that the loader holds, and of their cached latents where the recipe has a cache."""
-    clip = clip_bytes(recipe)
-    if recipe.cache:
-        clip += latent_bytes(recipe.cache, teachers)
+def host_memory(recipe: Recipe, each: SampleBytes) -> int:
+    """Bytes of the samples that the loader holds, and of their cached latents where the recipe has a cache."""
     # As many batches as the loader's ring of memory holds.
     batches = 2 * recipe.loader.prefetch + 2
-    return batches * recipe.train.batch_size * clip + recipe.loader.ram_cache_mb * 10**6
+    return batches * recipe.train.batch_size * (each.sample + each.latents) + recipe.loader.ram_cache_mb * 10**6
 
 
-def cache_disk(recipe: Recipe, cache: CacheSection, teachers: Collection[TokenSpec], num_clips: int) -> int:
-    """Bytes of a complete cache: every view of every clip."""
-    row = latent_bytes(cache, teachers) + (clip_bytes(recipe) if cache.keep else 0)
-    return num_clips * recipe.clip.views * row
-
-
-def latent_bytes(cache: CacheSection, teachers: Collection[TokenSpec]) -> int:
-    """Bytes of one clip's latents as a cache stores them, each teacher's on its own grid."""
-    streams = (
-        stream
-        for spec in teachers
-        for stream in Coding("latents", "F32", (spec.grid.num_tokens, spec.dim), cache.dtype).streams
-    )
-    return sum(stream.row_bytes for stream in streams)
-
-
-def clip_bytes(recipe: Recipe) -> int:
-    """Bytes of one clip's pixels."""
-    return 3 * recipe.clip.frames * recipe.clip.size**2
+def cache_disk(recipe: Recipe, each: SampleBytes, num_clips: int) -> int:
+    """Bytes of a complete cache: every view of every sample."""
+    return num_clips * recipe.views * (each.latents + each.kept)
 
 
 def _average(recipe: Recipe, costs: TrainedCosts) -> int:

@@ -8,7 +8,14 @@ from functools import partial
 from typing import Any
 
 from salt_toolkit.cards import ModelCard
-from salt_toolkit.check.estimates import TrainedCosts, cache_disk, checkpoint_disk, device_memory, host_memory
+from salt_toolkit.check.estimates import (
+    SampleBytes,
+    TrainedCosts,
+    cache_disk,
+    checkpoint_disk,
+    device_memory,
+    host_memory,
+)
 from salt_toolkit.check.findings import Finding, findings_of
 from salt_toolkit.check.report import Facts, Report, TeacherFacts
 from salt_toolkit.check.settings import (
@@ -18,9 +25,12 @@ from salt_toolkit.check.settings import (
     settings_without_effect,
     too_much_memory,
 )
+from salt_toolkit.context import MethodContext
 from salt_toolkit.flops import train_step_flops
 from salt_toolkit.geometry import Cost, MaskCounts, TokenSpec
-from salt_toolkit.recipe import Recipe
+from salt_toolkit.recipe import Recipe, Teaching
+from salt_toolkit.streams import SampleSpec
+from salt_toolkit.teaching import specs
 from salt_toolkit.teaching.fingerprint import identify
 
 
@@ -42,6 +52,7 @@ def check_recipe(recipe: Recipe) -> Report:
     costs = _costs(recipe, tokens, report)
     _add_cost_facts(recipe, tokens, costs, report)
     _add_size_facts(recipe, tokens, costs, report)
+    _check_method(recipe, report)
     report.findings.extend(broken)
     report.findings.extend(impossible_values(recipe, tokens.student.grid if tokens.student else None, schedules))
     report.findings.extend(too_much_memory(recipe, report.facts.host_memory_gb))
@@ -55,13 +66,15 @@ class _Tokens:
 
     Attributes:
         student: The student's tokens.
-        teachers: Each teacher's latents on its own grid, by the teacher's name.
+        streams: Each teacher's streams, by the teacher's name.
+        teachers: Each teacher's latents on its own grid, by the teacher's name, where they lie on one.
         teacher: All teachers' latents side by side, on the student's grid.
         drawn: Visible and target tokens of the masker's masks.
         used: Those that the method gives to student and predictor.
     """
 
     student: TokenSpec | None
+    streams: Mapping[str, SampleSpec | None]
     teachers: Mapping[str, TokenSpec | None]
     teacher: TokenSpec | None
     drawn: MaskCounts | None
@@ -72,11 +85,10 @@ class _Tokens:
         """Asks the configs; ``ratio`` is the masker's from a schedule, if there is one."""
         student = None
         if recipe.student:
-            student = _answer(report, "student", partial(recipe.student.config.token_spec, recipe.clip), TokenSpec)
-        teachers: dict[str, TokenSpec | None] = {}
-        for teaching in recipe.teachings():
-            question = partial(teaching.teacher.config.token_spec, recipe.clip)
-            teachers[teaching.name] = _answer(report, teaching.key, question, TokenSpec)
+            streams = _answer(report, "student", partial(specs.student_streams, recipe), Mapping) or {}
+            student = next((stream.tokens for stream in streams.values() if stream.tokens), None)
+        given = {t.name: _streams(recipe, t, report) for t in recipe.teachings()}
+        teachers = {name: _on_grid(streams) for name, streams in given.items()}
         known = [spec for spec in teachers.values() if spec]
         teacher = None
         if known and len(known) == len(teachers):
@@ -85,7 +97,7 @@ class _Tokens:
         if student and recipe.masker:
             drawn = _answer(report, "masker", partial(recipe.masker.config.counts, student.grid, ratio), MaskCounts)
         used = _answer(report, "method", partial(recipe.method.config.counts, drawn), MaskCounts) if drawn else None
-        return cls(student, teachers, teacher, drawn, used)
+        return cls(student, given, teachers, teacher, drawn, used)
 
     def add_facts(self, facts: Facts) -> None:
         """Enters what is known of the tokens."""
@@ -98,6 +110,33 @@ class _Tokens:
             facts.drawn_target_tokens = self.drawn.target
         if self.used:
             facts.visible_tokens, facts.target_tokens = self.used.visible, self.used.target
+
+
+def _streams(recipe: Recipe, teaching: Teaching, report: Report) -> SampleSpec | None:
+    """A teacher's streams; with an objective, one of them has to lie on a grid."""
+    streams = _answer(report, teaching.key, partial(specs.teacher_streams, recipe, teaching), Mapping)
+    if streams is not None and teaching.objective:
+        _answer(report, teaching.key, partial(specs.grid_stream, streams, f"the teacher {teaching.name!r}"))
+    return streams
+
+
+def _on_grid(streams: SampleSpec | None) -> TokenSpec | None:
+    gridded = [stream.tokens for stream in (streams or {}).values() if stream.tokens]
+    return gridded[0] if len(gridded) == 1 else None
+
+
+def _check_method(recipe: Recipe, report: Report) -> None:
+    """What the method says of its own settings, once all other parts have answered."""
+    if report.has("error", "missing"):
+        return
+    context = _answer(report, "method", partial(specs.method_context, recipe), MethodContext)
+    if context is None:
+        return
+    wrong = _answer(report, "method", partial(recipe.method.config.check, context), Mapping) or {}
+    report.findings += [Finding("error", f"method.{name}" if name else "method", what) for name, what in wrong.items()]
+    cost = _answer(report, "method", partial(recipe.method.config.cost, context), Cost)
+    if cost:
+        report.facts.train_step_gflops_per_clip = (3 * cost.forward_flops - cost.input_flops) / 1e9
 
 
 def _answer(report: Report, key: str, question: Callable[[], Any], kind: type | None = None) -> Any:
@@ -145,8 +184,8 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
     costs: list[Cost | None] = []
     for teaching in recipe.teachings():
         use, config, key = teaching.teacher.use, teaching.teacher.config, teaching.key
-        spec = tokens.teachers[teaching.name]
-        cost = _answer(report, key, partial(config.cost, recipe.inputs()), Cost)
+        spec, streams = tokens.teachers[teaching.name], tokens.streams[teaching.name]
+        cost = _answer(report, key, lambda config=config: config.cost(recipe.inputs()), Cost)
         identity = _answer(
             report, key, partial(identify, use, config, recipe.inputs(), teaching.teacher.provided.component.build)
         )
@@ -159,6 +198,7 @@ def _teachers(recipe: Recipe, tokens: _Tokens, report: Report) -> Cost | None:
                 use=use,
                 grid=str(spec.grid) if spec else None,
                 dim=spec.dim if spec else None,
+                streams={name: str(stream) for name, stream in streams.items()} if streams else None,
                 parameters=cost.parameters if cost else None,
                 gflops_per_clip=cost.forward_flops / 1e9 if cost else None,
                 fingerprint=identity.fingerprint if identity else None,
@@ -226,8 +266,9 @@ def _add_size_facts(recipe: Recipe, tokens: _Tokens, costs: dict[str, Cost | Non
         trained = TrainedCosts(student, predictor, costs.get("teacher"))
         facts.device_memory_gb = device_memory(recipe, trained) / 1e9
         facts.disk_gb = checkpoint_disk(recipe, trained, facts.steps) / 1e9
-    teachers = [spec for spec in tokens.teachers.values() if spec]
-    if len(teachers) == len(tokens.teachers):
-        facts.host_memory_gb = host_memory(recipe, teachers) / 1e9
+    streams = [each for each in tokens.streams.values() if each]
+    each = _answer(report, "dataset", partial(SampleBytes.of, recipe, streams), SampleBytes)
+    if each and len(streams) == len(tokens.streams):
+        facts.host_memory_gb = host_memory(recipe, each) / 1e9
         if recipe.cache and num_clips is not None:
-            facts.cache_gb = cache_disk(recipe, recipe.cache, teachers, num_clips) / 1e9
+            facts.cache_gb = cache_disk(recipe, each, num_clips) / 1e9

@@ -23,6 +23,7 @@ class TeacherFacts:
         use: The component.
         grid: Of its latents, for people.
         dim: Numbers in one latent.
+        streams: All its outputs, for people, by their names.
         parameters: How many it has.
         gflops_per_clip: Of a forward pass.
         fingerprint: Of what decides its latents.
@@ -36,6 +37,7 @@ class TeacherFacts:
     use: str
     grid: str | None
     dim: int | None
+    streams: dict[str, str] | None
     parameters: int | None
     gflops_per_clip: float | None
     fingerprint: str | None

@@ -164,6 +164,11 @@ class Recipe:
         """The same recipe with another component in a section."""
         return replace(self, components={**self.components, key: selected})
 
+    @property
+    def views(self) -> int:
+        """Different views of each sample; 1 in a recipe that cuts no video."""
+        return self.clip.views if self.clip else 1
+
     def inputs(self, clip: ClipSpec | None = None) -> Inputs:
         """What reaches the components.
 

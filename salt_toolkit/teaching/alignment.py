@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salt_toolkit.contracts import ClipBatch, Teacher
+from salt_toolkit.errors import GeometryError
 from salt_toolkit.geometry import Grid, TokenSpec
+from salt_toolkit.streams import LATENTS, StreamSpec
 
 
 def fit_clip(
@@ -97,22 +99,27 @@ class GridAlignment(nn.Module):
 
 
 class AlignedTeacher(Teacher):
-    """A teacher whose latents are resampled to the student's grid.
+    """A teacher whose latents are resampled to the student's grid, without the tokens before its own grid.
 
     Args:
         teacher: With its own grid.
         grid: The student's.
+        name: Of the teacher's stream.
+        stream: The stream; None: what the teacher's ``token_spec`` says.
     """
 
-    def __init__(self, teacher: Teacher, grid: Grid) -> None:
+    def __init__(self, teacher: Teacher, grid: Grid, name: str = LATENTS, stream: StreamSpec | None = None) -> None:
         super().__init__()
-        self.teacher = teacher
-        self.alignment = GridAlignment(teacher.token_spec.grid, grid)
-        self.token_spec = TokenSpec(grid, teacher.token_spec.dim)
+        own = stream.tokens if stream else teacher.token_spec
+        if own is None:
+            raise GeometryError(f"the stream {name} is {stream}: it lies on no grid, so it cannot be resampled")
+        self.teacher, self.name, self.prefix = teacher, name, stream.prefix if stream else 0
+        self.alignment = GridAlignment(own.grid, grid)
+        self.token_spec = TokenSpec(grid, own.dim)
 
     @torch.no_grad()
     def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
         """The teacher's latents of whole clips, on the student's grid."""
-        latents = self.teacher(batch).float()
+        latents = self.teacher.outputs(batch)[self.name][:, self.prefix :].float()
         with torch.autocast(latents.device.type, enabled=False):  # which would resample in half precision
             return self.alignment(latents)

@@ -16,7 +16,7 @@ from rich.table import Table
 import salt_toolkit
 from salt_demo.motion import LABELS
 from salt_demo.videos import write_demo_data
-from salt_toolkit.assemble import build_dataset, build_student, student_spec
+from salt_toolkit.assemble import build_dataset, build_student
 from salt_toolkit.contracts import Student
 from salt_toolkit.errors import RecipeChanged, RunConflict, RunError
 from salt_toolkit.evaluate.features import labelled_features, mean_of_tokens, raw_pixels
@@ -28,6 +28,7 @@ from salt_toolkit.runs.directory import RunDirectory, load_student
 from salt_toolkit.seeding import generator_for
 from salt_toolkit.system.files import read_lines, write_json
 from salt_toolkit.system.formats import stamped
+from salt_toolkit.teaching.specs import student_spec
 from salt_toolkit.train.run import run_recipe
 
 NUM_TRAIN = 1500
