@@ -202,6 +202,28 @@ def test_a_rule_between_keys_speaks_while_another_key_is_wrong(load, changes, me
         assert problem.startswith(message)
 
 
+def test_a_rule_that_does_not_say_what_it_is_about_waits_for_right_keys():
+    """A stranger's plain ValueError may be about the wrong key's default, which nobody asked for."""
+
+    class Plain(MaskerConfig):
+        ratio: float = Field(0.5, description="Share of tokens.")
+        width: int = Field(1, description="In tokens.")
+
+        @model_validator(mode="after")
+        def _narrow(self):
+            if self.width > 3:
+                raise ValueError("width is above 3; leave it out")
+            return self
+
+    def faults(**values):
+        return [(fault.place, fault.kind, fault.leave_out) for fault in read_section(values, Plain)[1]]
+
+    rule = ((), "rule", ())  # without advice: nobody reads the words
+    assert faults(width=5) == [rule]
+    assert faults(width=5, ratio="x") == [(("ratio",), "float_type", ())]
+    assert faults(width=5, ratoi=0.5) == [(("ratoi",), "extra_forbidden", ()), rule]
+
+
 def careless(registry):
     """The registry's plugins, and one with validators that fail in ways of their own."""
 
