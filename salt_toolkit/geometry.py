@@ -69,7 +69,7 @@ class ClipSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide a clip's numbers, in plain values; not those without effect."""
-        idle = {"crop_scale", "crop_aspect"} if self.crop == "center" else set()
+        idle: set[str] = {"crop_scale", "crop_aspect"} if self.crop == "center" else set()
         return self.model_dump(mode="json", exclude={"views", *idle})
 
     def for_evaluation(self) -> ClipSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 
@@ -49,12 +48,3 @@ def test_every_dependency_has_a_lower_bound_and_a_pin_within_its_bounds(requirem
     pin = PINS[requirement.name.lower().replace("_", "-")]
     assert requirement.specifier.contains(pin), pin
     assert Version(bounds[0]) <= Version(pin)
-
-
-def test_the_page_on_stability_names_modules_that_are_there():
-    page = (ROOT / "docs" / "stability.md").read_text(encoding="utf-8")
-    section = page.partition("## What a plugin may import")[2].partition("## Files")[0]
-    names = set(re.findall(r"`(\w+)`", section)) - {"salt_toolkit"}
-    package = ROOT / "salt_toolkit"
-    assert names >= {"contracts", "testing"}
-    assert {name for name in names if not ((package / f"{name}.py").is_file() or (package / name).is_dir())} == set()
