@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import jsonschema
 import pytest
 import torch
 
 from salt_toolkit.errors import DataError, RunError
 from salt_toolkit.measure import bench, peak, throughput
 from salt_toolkit.measure.bench import BenchOptions, bench_file, default_batch_sizes, recommend, run_bench, write_bench
+from salt_toolkit.measure.bench_report import LoaderRow, Settings, StepRow, bench_schema, plain_bench
 from salt_toolkit.measure.bench_text import render_bench
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
 from salt_toolkit.runs.directory import RunDirectory
@@ -30,30 +33,30 @@ def small_matrices(monkeypatch):
 
 
 def step_row(size, rate):
-    return {"batch_size": size, "clips_per_second": rate}
+    return StepRow(size, clips_per_second=rate and float(rate))
 
 
 def loader_row(workers, rate):
-    return {"workers": workers, "clips_per_second": rate}
+    return LoaderRow(workers, clips_per_second=float(rate), read_ms=1.0, busy_cpus=1.0, clips=8)
 
 
 def test_every_cell_is_measured(small_recipe, tmp_path):
     recipe = small_recipe()
     found = run_bench(recipe, QUICK)
-    assert [row["batch_size"] for row in found["step"]] == [2, 4]
-    assert [row["workers"] for row in found["loader"]] == [1, 2]
-    for row in (*found["step"], *found["loader"], found["both"]):
-        numbers = {name: value for name, value in row.items() if name not in ("why", "data_wait_share")}
+    assert [row.batch_size for row in found.step] == [2, 4]
+    assert [row.workers for row in found.loader] == [1, 2]
+    for row in (*found.step, *found.loader, found.both):
+        numbers = {name: value for name, value in vars(row).items() if name not in ("why", "data_wait_share")}
         assert all(value is not None and value > 0 for value in numbers.values()), row
-    for row in found["step"]:
-        assert row["clips_per_second"] == pytest.approx(1000 * row["batch_size"] / row["ms_per_step"])
-        work = 1e9 * (found["train_step_gflops_per_clip"] + found["teacher_gflops_per_clip"])
-        assert row["flop_share"] == pytest.approx(row["clips_per_second"] * work / (1e12 * found["flop_limit_tflops"]))
-    assert 0 <= found["both"]["data_wait_share"] <= 1
-    assert found["recommended"] == recommend(found["step"], found["loader"])
+    for row in found.step:
+        assert row.clips_per_second == pytest.approx(1000 * row.batch_size / row.ms_per_step)
+        work = 1e9 * (found.train_step_gflops_per_clip + found.teacher_gflops_per_clip)
+        assert row.flop_share == pytest.approx(row.clips_per_second * work / (1e12 * found.flop_limit_tflops))
+    assert 0 <= found.both.data_wait_share <= 1
+    assert found.recommended == recommend(found.step, found.loader)
 
     write_bench(found, bench_file(recipe))
-    assert json.loads(bench_file(recipe).read_text()) == found
+    assert json.loads(bench_file(recipe).read_text()) == plain_bench(found)
     assert os.listdir(tmp_path / "runs") == ["small.bench.json"]
     text = render_bench(found)
     assert text.count("<- best") == 2
@@ -89,7 +92,7 @@ def test_measuring_trains_nothing(small_recipe):
 )
 def test_the_best_settings_by_the_stated_rule(steps, loaders, expected):
     found = recommend([step_row(*row) for row in steps], [loader_row(*row) for row in loaders])
-    assert found == {"train.batch_size": expected[0], "loader.workers": expected[1]}
+    assert found == Settings(*expected)
 
 
 def test_nothing_is_recommended_where_nothing_fits():
@@ -113,39 +116,39 @@ def test_a_batch_that_does_not_fit_is_a_row_and_the_last(small_recipe, monkeypat
 
     monkeypatch.setattr(Stepper, "forward_and_backward", cramped)
     found = run_bench(small_recipe("train.batch_size=8"), BenchOptions((8, 16, 32), (1,), 0.02))
-    assert [row["batch_size"] for row in found["step"]] == [8, 16]
-    assert found["step"][1]["why"] == "out of memory"
-    assert found["step"][1]["clips_per_second"] is None
-    assert found["recommended"]["train.batch_size"] == 8
+    assert [row.batch_size for row in found.step] == [8, 16]
+    assert found.step[1].why == "out of memory"
+    assert found.step[1].clips_per_second is None
+    assert found.recommended.batch_size == 8
     assert "16  out of memory" in render_bench(found)
 
     assert "were not measured" not in render_bench(found)
 
     nothing = run_bench(small_recipe("train.batch_size=16"), BenchOptions((16, 32), (1,), 0.02))
-    assert nothing["recommended"] is None and nothing["both"] is None
+    assert nothing.recommended is None and nothing.both is None
     assert "No batch size from 16 on fits into memory" in render_bench(nothing)
 
 
 def test_the_recipes_own_settings_are_measured_beside_those_that_are_named(small_recipe):
     """Else the advice would compare the best with something that nobody has measured."""
     found = run_bench(small_recipe("train.batch_size=8", "loader.workers=3"), BenchOptions((2, 64), (1,), 0.02))
-    assert [row["batch_size"] for row in found["step"]] == [2, 8, 64]
-    assert [row["workers"] for row in found["loader"]] == [1, 3]
-    assert found["step"][2]["why"] == "the data set has 40 clips"
+    assert [row.batch_size for row in found.step] == [2, 8, 64]
+    assert [row.workers for row in found.loader] == [1, 3]
+    assert found.step[2].why == "the data set has 40 clips"
     assert "No batch size" not in render_bench(found)
 
 
 def test_the_advice_fits_the_reason(small_recipe):
     found = run_bench(small_recipe(), QUICK)
-    both = {"train.batch_size": 4, "loader.workers": 1}
+    both = Settings(batch_size=4, workers=1)
     assert "Larger batch sizes than 4 were not measured, and may be faster" in render_bench(
-        {**found, "recommended": both}
+        replace(found, recommended=both)
     )
-    slower = {**found, "recommended": {**both, "train.batch_size": 2}}
+    slower = replace(found, recommended=replace(both, batch_size=2))
     assert "were not measured" not in render_bench(slower)  # the fastest is not the largest
-    assert "were not measured" not in render_bench({**found, "recommended": both, "num_clips": 7})
+    assert "were not measured" not in render_bench(replace(found, recommended=both, num_clips=7))
 
-    too_few = {**found, "recommended": None, "both": None, "num_clips": 1}
+    too_few = replace(found, recommended=None, both=None, num_clips=1)
     assert "No batch size fits: the data set has 1 clips; choose smaller --batch-sizes." in render_bench(too_few)
 
 
@@ -154,13 +157,13 @@ def test_a_batch_that_would_overflow_the_host_is_not_tried(small_recipe, monkeyp
     monkeypatch.setattr(bench, "resident_memory", lambda: 0)
     monkeypatch.setattr(bench, "available_memory", lambda: 1)
     found = run_bench(small_recipe(), BenchOptions((2, 4), (1,), 0.02))
-    assert [row["why"] is None for row in found["step"]] == [True, False]
-    assert "not tried: it would take about" in found["step"][1]["why"]
+    assert [row.why is None for row in found.step] == [True, False]
+    assert "not tried: it would take about" in found.step[1].why
 
 
 def test_a_batch_larger_than_the_data_set_says_so(small_recipe):
     found = run_bench(small_recipe(), BenchOptions((4, 64), (1,), 0.02))
-    assert found["step"][1]["why"] == "the data set has 40 clips"
+    assert found.step[1].why == "the data set has 40 clips"
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
@@ -252,6 +255,7 @@ def test_the_command_writes_json_and_no_run_directory(small_recipe, tmp_path):
     done = salt("bench", tmp_path / "recipe.toml", *quick, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads(bench_file(recipe).read_text())
+    jsonschema.validate(json.loads(done.stdout), bench_schema())
     assert not RunDirectory.of(recipe).path.exists()
     elsewhere = tmp_path / "figures.json"
     done = salt("bench", tmp_path / "recipe.toml", *quick, "--out", elsewhere)

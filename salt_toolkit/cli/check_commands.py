@@ -102,17 +102,18 @@ def bench(
     sizes, counts = _numbers(batch_sizes, "--batch-sizes"), _numbers(workers, "--workers")
     loaded = load_recipe(recipe, discover(), overrides or ())
     from salt_toolkit.measure.bench import BenchOptions, bench_file, run_bench, write_bench
+    from salt_toolkit.measure.bench_report import plain_bench
     from salt_toolkit.measure.bench_text import render_bench
 
     found = run_bench(loaded, BenchOptions(sizes, counts, seconds), log)
     file = out or bench_file(loaded)
     write_bench(found, file)
     if as_json:
-        write_json(found)
+        write_json(plain_bench(found))
     else:
         write(render_bench(found))
     log(f"written to {file}")
-    raise typer.Exit(0 if found["recommended"] else 1)
+    raise typer.Exit(0 if found.recommended else 1)
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from salt_toolkit.check.recipe import check_recipe
-from salt_toolkit.errors import RunError
+from salt_toolkit.measure.bench_report import Bench, BothRow, LoaderRow, Settings, StepRow, plain_bench
 from salt_toolkit.measure.peak import peak_of
 from salt_toolkit.measure.throughput import time_both, time_loading, time_steps
 from salt_toolkit.measure.trial import Trial, is_out_of_memory
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.machine import Machine
-from salt_toolkit.system.files import write_json
-from salt_toolkit.system.formats import stamp
+from salt_toolkit.system.files import write_json, writing
 from salt_toolkit.system.host import available_memory, num_cpus, resident_memory
 
 CLOSE = 0.02
@@ -43,7 +41,7 @@ class BenchOptions:
     seconds: float = 5.0
 
 
-def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: None) -> dict[str, Any]:
+def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: None) -> Bench:
     """Measures a recipe on this machine; writes nothing.
 
     Args:
@@ -52,8 +50,7 @@ def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: 
         log: Called with a line about what is being measured.
 
     Returns:
-        Plain values: ``step``, a row for each batch size; ``loader``, a row for each worker count; ``both``;
-        ``recommended``; and what they were measured on.
+        All rows, and the settings that are best here.
 
     Raises:
         SaltError: The recipe cannot be trained here.
@@ -73,36 +70,37 @@ def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: 
     both = None
     if recommended is not None:
         both = _both_row(trial, recommended, options.seconds, work, log)
-    return {
-        **stamp("bench"),
-        "name": recipe.run.name,
-        "recipe": {"train.batch_size": own_size, "loader.workers": own_workers},
-        "num_clips": trial.num_clips,
-        "device": machine.describe(),
-        "cpus": num_cpus(),
-        "torch": torch.__version__,
-        "accumulate": recipe.train.accumulate,
-        "seconds_per_cell": options.seconds,
-        "latents": "from the cache" if cached else "from the live teacher",
-        **work.facts(),
-        "step": step_rows,
-        "loader": loader_rows,
-        "loader_measured": _what_was_read(trial),
-        "both": both,
-        "recommended": recommended,
-    }
+    return Bench(
+        name=recipe.run.name,
+        recipe=Settings(own_size, own_workers),
+        num_clips=trial.num_clips,
+        device=machine.describe(),
+        cpus=num_cpus(),
+        torch=torch.__version__,
+        accumulate=recipe.train.accumulate,
+        seconds_per_cell=options.seconds,
+        latents="from the cache" if cached else "from the live teacher",
+        train_step_gflops_per_clip=work.step,
+        teacher_gflops_per_clip=work.teacher,
+        flop_limit_tflops=work.peak / 1e12,
+        flop_limit_source=work.source,
+        flop_limit_clips_per_second=work.limit,
+        step=step_rows,
+        loader=loader_rows,
+        loader_measured=_what_was_read(trial),
+        both=both,
+        recommended=recommended,
+    )
 
 
-def write_bench(found: Mapping[str, Any], path: Path) -> None:
+def write_bench(found: Bench, path: Path) -> None:
     """Writes what `run_bench` found as JSON.
 
     Raises:
         RunError: The file cannot be written.
     """
-    try:
-        write_json(path, found)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}); choose another file with --out") from error
+    with writing(path, then="Or choose another file with --out."):
+        write_json(path, plain_bench(found))
 
 
 def bench_file(recipe: Recipe) -> Path:
@@ -121,27 +119,20 @@ def default_workers(own: int) -> list[int]:
     return sorted({own, *(2**power for power in range(num_cpus().bit_length()))})
 
 
-def recommend(
-    step_rows: Sequence[Mapping[str, Any]], loader_rows: Sequence[Mapping[str, Any]]
-) -> dict[str, int] | None:
+def recommend(step_rows: Sequence[StepRow], loader_rows: Sequence[LoaderRow]) -> Settings | None:
     """The settings to write into the recipe; None where no batch size fits.
 
     Of the batch sizes within 2 % of the fastest, the smallest. Of the worker counts whose loader is 20 % faster
     than that step, the smallest; where there is none, the fastest.
     """
-    fitting = [row for row in step_rows if row["clips_per_second"]]
-    if not fitting or not loader_rows:
+    rates = {row.batch_size: row.clips_per_second for row in step_rows if row.clips_per_second}
+    if not rates or not loader_rows:
         return None
-    fastest = max(row["clips_per_second"] for row in fitting)
-    step = min(
-        (row for row in fitting if row["clips_per_second"] >= (1 - CLOSE) * fastest), key=lambda row: row["batch_size"]
-    )
-    enough = [row for row in loader_rows if row["clips_per_second"] >= HEADROOM * step["clips_per_second"]]
-    if enough:
-        workers = min(row["workers"] for row in enough)
-    else:
-        workers = max(loader_rows, key=lambda row: row["clips_per_second"])["workers"]
-    return {"train.batch_size": step["batch_size"], "loader.workers": workers}
+    fastest = max(rates.values())
+    size = min(size for size, rate in rates.items() if rate >= (1 - CLOSE) * fastest)
+    enough = [row.workers for row in loader_rows if row.clips_per_second >= HEADROOM * rates[size]]
+    workers = min(enough) if enough else max(loader_rows, key=lambda row: row.clips_per_second).workers
+    return Settings(size, workers)
 
 
 @dataclass(frozen=True)
@@ -177,21 +168,12 @@ class _Work:
     def share(self, clips_per_second: float) -> float | None:
         return clips_per_second / self.limit if self.limit else None
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "train_step_gflops_per_clip": self.step,
-            "teacher_gflops_per_clip": self.teacher,
-            "flop_limit_tflops": self.peak / 1e12,
-            "flop_limit_source": self.source,
-            "flop_limit_clips_per_second": self.limit,
-        }
-
 
 def _step_rows(
     trial: Trial, sizes: Sequence[int], workers: int, seconds: float, work: _Work, log: Log
-) -> list[dict[str, Any]]:
+) -> list[StepRow]:
     """A row for each batch size, from the smallest on; one that does not fit ends the growth."""
-    rows: list[dict[str, Any]] = []
+    rows: list[StepRow] = []
     _ = trial.method  # first, so that what it takes counts as there before the first batch
     base = resident_memory()
     for size in sorted(set(sizes)):
@@ -205,14 +187,14 @@ def _step_rows(
                 if not is_out_of_memory(error):
                     raise
                 why = "out of memory"
-        rows.append(_no_step_row(size, why))
+        rows.append(StepRow(size, why=why))
         if size <= trial.num_clips:
             break
     trial.clear()
     return rows
 
 
-def _cannot_try(trial: Trial, size: int, base: int, rows: Sequence[Mapping[str, Any]]) -> str | None:
+def _cannot_try(trial: Trial, size: int, base: int, rows: Sequence[StepRow]) -> str | None:
     """Why a batch size is not even tried: a CPU's memory that overflows ends the process without a word."""
     if size > trial.num_clips:
         return f"the data set has {trial.num_clips} clips"
@@ -220,68 +202,61 @@ def _cannot_try(trial: Trial, size: int, base: int, rows: Sequence[Mapping[str, 
     if trial.machine.device.type != "cpu" or not rows:
         return None
     last = rows[-1]
-    wanted = (last["memory_gb"] * 1e9 - base) * size / last["batch_size"]
+    wanted = (1e9 * (last.memory_gb or 0.0) - base) * size / last.batch_size
     if wanted > available:
         return f"not tried: it would take about {wanted / 1e9:.3g} GB, and {available / 1e9:.3g} GB are left"
     return None
 
 
-def _step_row(trial: Trial, size: int, workers: int, seconds: float, work: _Work) -> dict[str, Any]:
+def _step_row(trial: Trial, size: int, workers: int, seconds: float, work: _Work) -> StepRow:
     found = time_steps(trial, trial.one_batch(size, workers), seconds)
-    return {
-        "batch_size": size,
-        "clips_per_second": found.clips_per_second,
-        "ms_per_step": 1000 * found.seconds_per_step,
-        "memory_gb": found.memory / 1e9,
-        "flop_share": work.share(found.clips_per_second),
-        "steps": found.steps,
-        "why": None,
-    }
+    return StepRow(
+        batch_size=size,
+        clips_per_second=found.clips_per_second,
+        ms_per_step=1000 * found.seconds_per_step,
+        memory_gb=found.memory / 1e9,
+        flop_share=work.share(found.clips_per_second),
+        steps=found.steps,
+    )
 
 
-def _no_step_row(size: int, why: str) -> dict[str, Any]:
-    measured = ("clips_per_second", "ms_per_step", "memory_gb", "flop_share", "steps")
-    return {"batch_size": size, **dict.fromkeys(measured), "why": why}
-
-
-def _loader_rows(trial: Trial, workers: Sequence[int], seconds: float, log: Log) -> list[dict[str, Any]]:
-    rows = []
+def _loader_rows(trial: Trial, workers: Sequence[int], seconds: float, log: Log) -> list[LoaderRow]:
+    rows: list[LoaderRow] = []
     for count in sorted(set(workers)):
         log(f"loader alone, {count} {'worker' if count == 1 else 'workers'}")
         size = min(trial.recipe.train.batch_size, trial.num_clips)
         found, _ = time_loading(trial, count, batch_size=size, seconds=seconds)
         rows.append(
-            {
-                "workers": count,
-                "clips_per_second": found.clips_per_second,
-                "read_ms": 1000 * found.read_seconds,
-                "busy_cpus": found.cpu_seconds / found.seconds,
-                "clips": found.clips,
-            }
+            LoaderRow(
+                workers=count,
+                clips_per_second=found.clips_per_second,
+                read_ms=1000 * found.read_seconds,
+                busy_cpus=found.cpu_seconds / found.seconds,
+                clips=found.clips,
+            )
         )
     return rows
 
 
-def _both_row(trial: Trial, recommended: Mapping[str, int], seconds: float, work: _Work, log: Log) -> dict[str, Any]:
-    size, workers = recommended["train.batch_size"], recommended["loader.workers"]
+def _both_row(trial: Trial, settings: Settings, seconds: float, work: _Work, log: Log) -> BothRow:
+    size, workers = settings.batch_size, settings.workers
     log(f"both together, batch size {size}, {workers} {'worker' if workers == 1 else 'workers'}")
-    measured = ("clips_per_second", "ms_per_step", "memory_gb", "flop_share", "data_wait_share", "steps")
-    row: dict[str, Any] = {"batch_size": size, "workers": workers, **dict.fromkeys(measured), "why": None}
     try:
         found = time_both(trial, workers, batch_size=size, seconds=seconds)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return {**row, "why": "out of memory"}
-    return {
-        **row,
-        "clips_per_second": found.clips_per_second,
-        "ms_per_step": 1000 * found.seconds_per_step,
-        "memory_gb": found.memory / 1e9,
-        "flop_share": work.share(found.clips_per_second),
-        "data_wait_share": found.waiting,
-        "steps": found.steps,
-    }
+        return BothRow(size, workers, why="out of memory")
+    return BothRow(
+        batch_size=size,
+        workers=workers,
+        clips_per_second=found.clips_per_second,
+        ms_per_step=1000 * found.seconds_per_step,
+        memory_gb=found.memory / 1e9,
+        flop_share=work.share(found.clips_per_second),
+        data_wait_share=found.waiting,
+        steps=found.steps,
+    )
 
 
 def _what_was_read(trial: Trial) -> str:
