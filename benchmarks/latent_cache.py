@@ -73,7 +73,7 @@ def main() -> None:
         ways = _Ways(cache, files, arguments.clips).named()
         for state in ("warm", "cold"):
             rates = _measure(ways, folder, arguments.clips, arguments.rounds, cold=state == "cold")
-            print(f"| {state} | clips a second | of bare pread | over pt |\n|---|---|---|---|")
+            print(f"| {state} page cache | clips/s | relative to pread | relative to .pt |\n|---|---|---|---|")
             for name, rate in rates.items():
                 print(f"| {name} | {rate:,.0f} | {rate / rates['pread']:.0%} | {rate / rates['pt']:.2f} |")
     finally:

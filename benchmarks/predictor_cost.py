@@ -100,7 +100,7 @@ def main() -> None:
                 seconds[pair].append(taken)
     medians = {pair: statistics.median(times) for pair, times in seconds.items()}
     gflops = {pair: check_recipe(recipe).facts.train_step_gflops_per_clip for pair, recipe in recipes.items()}
-    print("| target_fraction | masks_per_clip | GFLOP a clip | ms a step | masks a second, over plain | FLOPs allow |")
+    print("| target_fraction | masks_per_clip | GFLOP per clip | ms per step | relative masks/s | by FLOPs |")
     print("|---|---|---|---|---|---|")
     for fraction, masks in pairs:
         pair = (fraction, masks)

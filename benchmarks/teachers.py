@@ -56,7 +56,7 @@ def main() -> None:
     peak, name = _peak(device, bf16)
     print(f"{name}, {'bf16' if bf16 else 'fp32'}, peak {peak / 1e12:.3g} TFLOP/s, torch {torch.__version__}")
     rows = [_measure(size, arguments, device, bf16, peak) for size in arguments.sizes]
-    print("| teacher | GFLOP a clip | clips a second | share of peak | over transformers | bf16 error (largest) |")
+    print("| teacher | GFLOP per clip | clips/s | share of peak | relative to transformers | bf16 error (max) |")
     print("|---|---|---|---|---|---|")
     for row in rows:
         ratio = f"{row['over_transformers']:.2f}" if row["over_transformers"] else "-"
