@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from salt_toolkit.assemble import build_dataset
 from salt_toolkit.cache.codec import StreamCodec
 from salt_toolkit.cache.encodings import Coding
 from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.lookup import find_cache
 from salt_toolkit.cache.plan import CacheOptions
-from salt_toolkit.cache.rows import CachedTeacher
+from salt_toolkit.cache.rows import CachedSamples, CachedTeacher
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.errors import CacheError
 from salt_toolkit.geometry import Grid
@@ -98,19 +101,25 @@ def losses(recipe):
     return [line["loss"] for line in read_lines(RunDirectory.of(recipe).metrics)]
 
 
-@pytest.mark.parametrize("keep", ["[]", '["clip"]'])
-def test_losses_are_those_of_the_live_teacher(load, monkeypatch, keep):
-    """Also where a clip is bad, where views take turns, and where the teacher's grid is resampled."""
-    live = losses(load(cached=False))
-    recipe = load(f"cache.keep={keep}", "run.name=cached")
-    outcome = fill_cache(recipe, CacheOptions())
-    assert (outcome.counts.done, outcome.counts.bad) == (2 * (NUM_VIDEOS - 1), 2)
+@pytest.fixture
+def no_live_teacher(monkeypatch):
+    """From when it is called on, a teacher may not be built."""
     from salt_toolkit import assemble
 
     def never(*_):
         raise AssertionError("the teacher was loaded")
 
-    monkeypatch.setattr(assemble, "build_teacher", never)
+    return lambda: monkeypatch.setattr(assemble, "build_teacher", never)
+
+
+@pytest.mark.parametrize("keep", ["[]", '["clip"]'])
+def test_losses_are_those_of_the_live_teacher(load, no_live_teacher, keep):
+    """Also where a clip is bad, where views take turns, and where the teacher's grid is resampled."""
+    live = losses(load(cached=False))
+    recipe = load(f"cache.keep={keep}", "run.name=cached")
+    outcome = fill_cache(recipe, CacheOptions())
+    assert (outcome.counts.done, outcome.counts.bad) == (2 * (NUM_VIDEOS - 1), 2)
+    no_live_teacher()
     assert losses(recipe) == pytest.approx(live, rel=1e-6)
 
 
@@ -183,15 +192,87 @@ def test_another_data_set_is_refused(load, tmp_path, write_video):
         losses(load(videos=tmp_path / "other"))
 
 
-def test_masks_objectives_and_students_may_change_under_one_cache(load):
+def test_masks_objectives_and_students_may_change_under_one_cache(load, no_live_teacher):
     fill_cache(load(), CacheOptions())
+    no_live_teacher()
     run_recipe(load("masker.use=tube", "objective.use=l1", "student.depth=2", "train.max_steps=2", "run.name=other"))
 
 
-def test_a_small_cache_trains_nearly_the_same(load):
+def test_a_small_cache_trains_nearly_the_same(load, no_live_teacher):
     live = losses(load(cached=False))
     fill_cache(load("cache.dtype=int8"), CacheOptions())
-    assert losses(load("cache.dtype=int8", "run.name=small")) == pytest.approx(live, rel=0.02)
+    no_live_teacher()
+    small = losses(load("cache.dtype=int8", "run.name=small"))
+    assert small == pytest.approx(live, rel=0.02) and small != live
+
+
+def test_training_in_another_precision_reads_the_cache(load, no_live_teacher):
+    fill_cache(load(), CacheOptions())
+    no_live_teacher()
+    run_recipe(load("train.precision=bf16", "train.max_steps=2"))
+
+
+def other_video(path, like):
+    """The same file with a few bytes more, which no decoder minds."""
+    path.write_bytes(like.read_bytes() + bytes(16))
+
+
+@pytest.fixture
+def own_videos(videos, tmp_path):
+    return shutil.copytree(videos, tmp_path / "videos")
+
+
+def test_a_clip_whose_file_has_changed_is_left_out(load, own_videos, no_live_teacher):
+    recipe = load(videos=own_videos)
+    fill_cache(recipe, CacheOptions())
+    no_live_teacher()
+    changed = own_videos / "train" / "b" / "übung 01.mp4"
+    other_video(changed, changed)
+    losses(recipe)
+    reasons = {line["clip_id"]: line["reason"] for line in read_lines(RunDirectory.of(recipe).bad_clips_of(0))}
+    assert reasons["b/übung 01.mp4"] == "its file has changed since the cache was made"
+    assert len(reasons) == 2  # the other one is no video
+
+
+def test_a_further_teacher_is_not_mixed_with_files_that_have_changed(load, own_videos):
+    fill_cache(load(videos=own_videos), CacheOptions())
+    changed = own_videos / "train" / "b" / "übung 01.mp4"
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1  # of the same size
+    changed.write_bytes(content)
+    kept = load('cache.keep=["clip"]', videos=own_videos)
+    outcome = fill_cache(kept, CacheOptions())
+    bad = Cache.open(outcome.directory).bad
+    assert {bad[key].reason for key in bad if key[0] == "b/übung 01.mp4"} == {
+        "its file has changed since the cache was made"
+    }
+
+
+def test_a_class_that_comes_later_shifts_no_label(load, own_videos):
+    keep = 'cache.keep=["clip"]'
+    fill_cache(load(keep, videos=own_videos), CacheOptions())
+    (own_videos / "train" / "aa").mkdir()
+    shutil.copy(own_videos / "train" / "b" / "übung 01.mp4", own_videos / "train" / "aa" / "new.mp4")
+    recipe = load(keep, videos=own_videos)
+    fill_cache(recipe, CacheOptions())
+    dataset = build_dataset(recipe)
+    assert list(dataset.class_names) == ["a", "aa", "b"]
+    cached = find_cache(recipe, dataset)[0].dataset
+    assert isinstance(cached, CachedSamples)
+    for index, clip_id in enumerate(dataset.clip_ids):
+        if clip_id != "a/übung 04.mp4":
+            assert cached.read(index, 0).label == dataset.read(index, 0).label, clip_id
+
+
+def test_a_class_that_the_data_set_lacks_is_an_error(load, own_videos):
+    keep = 'cache.keep=["clip"]'
+    recipe = load(keep, videos=own_videos)
+    fill_cache(recipe, CacheOptions())
+    cached = find_cache(recipe, build_dataset(recipe))[0].dataset
+    fewer = CachedSamples(cached.rows, cached.clip_ids, ["a"])
+    assert fewer.read(0, 0).label == 0
+    with pytest.raises(CacheError, match=r"'b/übung 01.mp4' has the class 'b' .* and the data set has no class"):
+        fewer.read(list(cached.clip_ids).index("b/übung 01.mp4"), 0)
 
 
 def test_a_damaged_row_stops_training_with_shard_and_clip(load):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,9 +17,15 @@ RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 class Section(BaseModel):
-    """Base of the recipe's own sections: frozen, strict, and without unknown keys."""
+    """Base of the recipe's own sections: frozen, strict, and without unknown keys.
+
+    Attributes:
+        free: Keys that change nothing that is computed, rounding aside: a resumed run may change them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    free: ClassVar[tuple[str, ...]] = ()
 
     def require(self) -> None:
         """Refuses a section that lacks what a command which needs it cannot do without.
@@ -31,6 +37,8 @@ class Section(BaseModel):
 
 class RunSection(Section):
     """``[run]``: what the run is called and where it lives."""
+
+    free: ClassVar[tuple[str, ...]] = ("dir",)
 
     name: str = Field(
         "", pattern=f"^({RUN_NAME})?$", description="Name of the run and of its directory; needed to train."
@@ -73,6 +81,18 @@ class OptimizerSection(Section):
 
 class TrainSection(Section):
     """``[train]``: how long, how large, in what precision."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        "checkpoint_every",
+        "compile",
+        "cudnn_benchmark",
+        "keep_checkpoints",
+        "keep_every",
+        "log_every",
+        "max_skipped_steps",
+        "parallel",
+        "tf32",
+    )
 
     epochs: int | None = Field(None, ge=1, description="Passes over the data set; either this or max_steps.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; either this or epochs.")
@@ -149,6 +169,13 @@ def _length_message(found: str) -> str:
 class LoaderSection(Section):
     """``[loader]``: how clips are read while the model trains."""
 
+    free: ClassVar[tuple[str, ...]] = (
+        "max_bad_fraction",
+        "prefetch",
+        "ram_cache_mb",
+        "workers",
+    )
+
     workers: int = Field(4, ge=1, description="Threads that read and decode clips.")
     prefetch: int = Field(2, ge=1, description="Batches that are made ready ahead of the model.")
     ram_cache_mb: int = Field(
@@ -161,6 +188,13 @@ class LoaderSection(Section):
 
 class CacheSection(Section):
     """``[cache]``: where the teachers' latents are kept, computed once by `salt cache`."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        "dir",
+        "keep",
+        "local_gb",
+        "shard_mb",
+    )
 
     dir: str = Field(
         description="Directory of the cache; each split gets a folder in it. Training also reads from the URL of an "

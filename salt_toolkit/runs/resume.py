@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from salt_toolkit.assemble import build_dataset
 from salt_toolkit.cards import ModelCard
 from salt_toolkit.errors import RecipeChange, RecipeChanged, RunConflict, SaltError
 from salt_toolkit.recipe import Recipe, load_recipe
 from salt_toolkit.registry import discover
 from salt_toolkit.runs.directory import RunDirectory, read_environment
 from salt_toolkit.runs.environment import cards, fingerprints
+from salt_toolkit.runs.samples import sample_differences, samples_identity
 from salt_toolkit.system.files import write_json, writing
 from salt_toolkit.system.formats import stamp
-
-FREE_KEYS = {
-    "cache.dir",
-    "cache.local_gb",
-    "cache.shard_mb",
-    "dataset.local_gb",
-    "dataset.root",
-    "loader.max_bad_fraction",
-    "loader.prefetch",
-    "loader.ram_cache_mb",
-    "loader.workers",
-    "run.dir",
-    "teacher.checkpoint",
-    "teacher.path",
-    "train.checkpoint_every",
-    "train.cudnn_benchmark",
-    "train.compile",
-    "train.keep_checkpoints",
-    "train.keep_every",
-    "train.log_every",
-    "train.max_skipped_steps",
-    "train.parallel",
-    "train.tf32",
-}
-"""Keys that change nothing that is computed, rounding aside (the data and the teacher may have moved).
-
-A resumed run may change them. One of several teachers counts like the only one: ``teachers.motion.path`` is free, too.
-"""
-
-COMPARED_KEYS = {"teacher.checkpoint"}
-"""Those of them that are free only where the teacher is known, by its fingerprint, to be the same."""
 
 Card: TypeAlias = dict[str, str] | None
 _UNKNOWN = asdict(ModelCard())
@@ -67,34 +37,63 @@ def changes_since(recipe: Recipe, directory: RunDirectory) -> list[RecipeChange]
     # Through TOML and back, so that both sides have the same plain types.
     present = dict(_leaves(tomllib.loads(recipe.to_toml())))
     changed = [key for key in sorted(earlier.keys() | present.keys()) if earlier.get(key) != present.get(key)]
-    compared = any(_kind_of(key) in COMPARED_KEYS for key in changed)
-    unknown = _teachers_unknown(recipe, directory) if compared else set()
+    free = free_keys(recipe)
+    doubts = _doubts(recipe, directory, {_section_of(key) for key in changed if key in free})
     changes: list[RecipeChange] = []
     for key in changed:
-        doubtful = _kind_of(key) in COMPARED_KEYS and key.rpartition(".")[0] in unknown
-        note = "nothing here tells whether its weights are the same" if doubtful else ""
-        allowed = _kind_of(key) in FREE_KEYS and not doubtful
-        changes.append(RecipeChange(key, _shown(earlier, key), _shown(present, key), allowed, note))
+        note = doubts.get(_section_of(key), "") if key in free else ""
+        changes.append(RecipeChange(key, _shown(earlier, key), _shown(present, key), key in free and not note, note))
     if not all(change.allowed for change in changes):
         fix = "Give this one another name (--set run.name=...), or set the old one aside with --restart."
         raise RecipeChanged(directory.path, changes, fix)
     return changes
 
 
-def _kind_of(key: str) -> str:
-    """A key with that of the only teacher for one of several."""
-    return re.sub(r"^teachers\.\w+\.", "teacher.", key)
+def free_keys(recipe: Recipe) -> set[str]:
+    """Keys that a resumed run may change: they change nothing that is computed, or say only where things lie."""
+    sections = {name: getattr(recipe, name) for name in ("run", "train", "optimizer", "loader", "cache")}
+    of_core = {f"{name}.{key}" for name, section in sections.items() if section is not None for key in section.free}
+    selected = recipe.selected().items()
+    return of_core | {f"{section}.{key}" for section, selection in selected for key in selection.config.movable}
 
 
-def _teachers_unknown(recipe: Recipe, directory: RunDirectory) -> set[str]:
-    """Keys of the teachers that cannot be compared: their weights were not known when the run began, or are not here.
+def _section_of(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _doubts(recipe: Recipe, directory: RunDirectory, moved: Collection[str]) -> dict[str, str]:
+    """Why components that have moved cannot be told to be the same, by section.
 
     Raises:
-        RunConflict: Another one is known to be another.
+        RunConflict: They are known to be others.
     """
-    present, earlier = fingerprints(recipe), read_environment(directory.path).get("teachers", {})
-    same_teachers(directory, present)
-    return {each.key for each in recipe.teachings() if not (present[each.name] and earlier.get(each.name))}
+    environment = read_environment(directory.path)
+    found: dict[str, str] = {}
+    if any(teaching.key in moved for teaching in recipe.teachings()):
+        present, earlier = fingerprints(recipe), environment.get("teachers", {})
+        same_teachers(directory, present)
+        unknown = [each for each in recipe.teachings() if not (present[each.name] and earlier.get(each.name))]
+        found |= {each.key: "nothing here tells whether its weights are the same" for each in unknown}
+    if "dataset" in moved:
+        same_samples(directory, samples_identity(recipe, build_dataset(recipe)))
+        if "samples" not in environment:
+            found["dataset"] = "the run did not write down whose samples it began with"
+    return found
+
+
+def same_samples(directory: RunDirectory, present: Mapping[str, Any]) -> None:
+    """Compares the data set with that of the run's beginning, wherever it lies.
+
+    Raises:
+        RunConflict: It is another list, or its files hold something else.
+    """
+    earlier = read_environment(directory.path).get("samples", {})
+    different = sample_differences(earlier, present)
+    if different:
+        raise RunConflict(
+            f"{directory.path} began with another data set: {'; '.join(different)}",
+            "Bring that back, or begin anew with --restart.",
+        )
 
 
 def same_teachers(directory: RunDirectory, present: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from salt_toolkit.assemble import build_dataset
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.contracts import Method
 from salt_toolkit.errors import PluginError, RecipeChange, RunConflict, RunError
@@ -18,7 +19,8 @@ from salt_toolkit.recipe import Recipe
 from salt_toolkit.runs.directory import RunDirectory, layout_of, read_environment
 from salt_toolkit.runs.environment import describe_environment
 from salt_toolkit.runs.machine import Machine
-from salt_toolkit.runs.resume import changes_since, complete_environment, first_cards, same_teachers
+from salt_toolkit.runs.resume import changes_since, complete_environment, first_cards, same_samples, same_teachers
+from salt_toolkit.runs.samples import samples_identity
 from salt_toolkit.system.files import write_json, write_text, writing
 from salt_toolkit.system.progress import Progress
 from salt_toolkit.train.checkpoint import Checkpoint, newest, paths, remove_after
@@ -115,7 +117,9 @@ def _begin(recipe: Recipe, machine: Machine, *, restart: bool, stack: contextlib
         if complete:
             return _Beginning(complete=True)
         environment = describe_environment(recipe, machine)
+        environment["samples"] = samples_identity(recipe, build_dataset(recipe))
         if found is not None:
+            same_samples(directory, environment["samples"])
             environment["teachers"] = same_teachers(directory, environment["teachers"])
             environment["cards"] = first_cards(directory, environment["cards"])
             remove_after(directory.checkpoints, found.step)

@@ -61,6 +61,8 @@ class VideoConfig(DatasetConfig):
 class VideoFolderConfig(VideoConfig):
     """Videos in folders: ``root/<split>/<class>/**``."""
 
+    movable: ClassVar[tuple[str, ...]] = ("root",)
+
     root: str = Field(description="Folder that holds the splits.")
 
     def missing(self) -> Sequence[MissingArtifact]:
@@ -82,6 +84,8 @@ class VideoFolderConfig(VideoConfig):
 
 class VideoListConfig(VideoConfig):
     """Videos named by a text file, one a line."""
+
+    movable: ClassVar[tuple[str, ...]] = ("list", "root")
 
     list: str = Field(description='The list\'s path; "{split}" in it stands for the split, as in "lists/{split}.txt".')
     root: str = Field("", description="Folder that relative paths in the list start from; empty: the list's folder.")
@@ -111,6 +115,8 @@ class VideoListConfig(VideoConfig):
 
 class SSv2Config(VideoConfig):
     """Something-Something v2 as it is shipped."""
+
+    movable: ClassVar[tuple[str, ...]] = ("root", "videos")
 
     root: str = Field(description="Folder of the unpacked data set.")
     videos: str | None = Field(

@@ -58,6 +58,7 @@ class RunConfig(LayersConfig):
     """The student of an earlier run, frozen."""
 
     revision: ClassVar[int | None] = 1
+    movable: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str = Field(description="Directory of a complete run, such as runs/demo/teacher; from the working directory.")
     norm: Literal["none", "layer"] = Field(

@@ -33,6 +33,7 @@ class _VideoMAEConfig(EncoderConfig, ABC):
     """What both generations share: one architecture, several layouts of files."""
 
     revision: ClassVar[int | None] = 1
+    movable: ClassVar[tuple[str, ...]] = ("checkpoint",)
 
     published: ClassVar[tuple[Published, ...]]
     datasets: ClassVar[Mapping[int, str]]

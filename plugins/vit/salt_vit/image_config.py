@@ -46,6 +46,7 @@ class TimmImageConfig(EncoderConfig):
     """A frozen image backbone of timm, applied to every frame on its own."""
 
     revision: ClassVar[int | None] = 1
+    movable: ClassVar[tuple[str, ...]] = ("checkpoint",)
 
     model: str = Field(
         description="Name of a ViT or EVA in timm, such as vit_base_patch16_siglip_224; with the tag of its weights, "

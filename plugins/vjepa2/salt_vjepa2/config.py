@@ -21,6 +21,7 @@ class VJEPA2Config(EncoderConfig):
     """A V-JEPA 2 encoder."""
 
     revision: ClassVar[int | None] = 1
+    movable: ClassVar[tuple[str, ...]] = ("checkpoint",)
 
     checkpoint: str = Field(
         description="A directory in Hugging Face layout (config.json and weights), or a hub id such as "
