@@ -8,7 +8,7 @@ from typing import Any
 
 from salt_toolkit.check.findings import Finding, findings_of
 from salt_toolkit.errors import GeometryError
-from salt_toolkit.geometry import Grid, MaskCounts
+from salt_toolkit.geometry import ClipSpec, Grid, MaskCounts
 from salt_toolkit.recipe import Recipe
 from salt_toolkit.system.host import total_memory
 
@@ -106,26 +106,15 @@ def settings_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterato
         drawn: What the masker draws of a clip, if that is known.
     """
     yield from _method_without_effect(recipe, drawn)
-    clip = recipe.clip
+    if recipe.clip:
+        yield from _clip_without_effect(recipe.clip)
     if recipe.objective and all(teaching.objective_key != "objective" for teaching in recipe.teachings()):
         message = "has no effect: every teacher has its own objective"
         yield Finding("warning", "objective", message, "Take it away (--set objective=).")
-    for name in ("crop_scale", "crop_aspect"):
-        if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
-            yield Finding(
-                "warning", f"clip.{name}", 'has no effect with clip.crop = "center"', 'Use crop = "random_resized".'
-            )
     masker = recipe.masker.config if recipe.masker and "mask_ratio" in recipe.schedules else None
     if masker and "ratio" in masker.model_fields_set and getattr(masker, "ratio", None) != _default(masker, "ratio"):
         message = "has no effect: schedules.mask_ratio takes its place"
         yield Finding("warning", "masker.ratio", message, "Take one of them away (--set masker.ratio=).")
-    if clip.views > 1 and clip.start == "center" and clip.crop == "center" and not clip.flip:
-        yield Finding(
-            "warning",
-            "clip.views",
-            f"all {clip.views} views are the same: start and crop are centred, and nothing flips",
-            'Use start = "random" or crop = "random_resized", or views = 1.',
-        )
     workers_full = recipe.train.batch_size * recipe.loader.prefetch
     if recipe.loader.workers > workers_full:
         yield Finding(
@@ -133,6 +122,21 @@ def settings_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterato
             "loader.workers",
             f"{recipe.loader.workers} threads can never all work: {workers_full} clips are read ahead at most",
             "Lower loader.workers or raise loader.prefetch.",
+        )
+
+
+def _clip_without_effect(clip: ClipSpec) -> Iterator[Finding]:
+    for name in ("crop_scale", "crop_aspect"):
+        if clip.crop == "center" and name in clip.model_fields_set and getattr(clip, name) != _default(clip, name):
+            yield Finding(
+                "warning", f"clip.{name}", 'has no effect with clip.crop = "center"', 'Use crop = "random_resized".'
+            )
+    if clip.views > 1 and clip.start == "center" and clip.crop == "center" and not clip.flip:
+        yield Finding(
+            "warning",
+            "clip.views",
+            f"all {clip.views} views are the same: start and crop are centred, and nothing flips",
+            'Use start = "random" or crop = "random_resized", or views = 1.',
         )
 
 

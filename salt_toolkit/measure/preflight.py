@@ -151,7 +151,7 @@ def _conclude(
 def _length(trial: Trial, ram_cache_mb: int, batch_bytes: int) -> Length:
     """The run's length, and what memory will keep of its clips; the trial itself keeps nothing."""
     recipe = trial.recipe
-    different = trial.num_clips * recipe.clip.views
+    different = trial.num_clips * recipe.views
     kept = min(1.0, 1e6 * ram_cache_mb / (different * batch_bytes / recipe.train.batch_size))
     steps = trial.total_steps
     reading = different // (recipe.train.batch_size * recipe.train.accumulate) if kept else steps

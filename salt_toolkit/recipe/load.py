@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from salt_toolkit.errors import PluginError, Problem, RecipeError, SettingError
+from salt_toolkit.errors import GeometryError, PluginError, Problem, RecipeError, SettingError
 from salt_toolkit.kinds import NAME, Kind
 from salt_toolkit.recipe.core_sections import CORE_SECTIONS, OPTIONAL_SECTIONS, Section
 from salt_toolkit.recipe.layers import EXTENDS, OVERRIDE, REMOVE, Source, suggest
@@ -61,6 +61,16 @@ def _as_texts(overrides: Iterable[Override], problems: Iterable[Problem]) -> lis
     ]
 
 
+def _cuts_video(dataset: Selected[Any] | None) -> bool:
+    """Whether the samples depend on ``[clip]``, whose defaults then count where the section is left out."""
+    try:
+        return dataset is None or not dataset.config.sample_spec(None)
+    except GeometryError:
+        return True
+    except Exception:  # a plugin's mistake; `salt check` asks again, and reports it
+        return True
+
+
 class _Validation:
     """One pass over a source; collects problems instead of stopping at the first."""
 
@@ -81,6 +91,8 @@ class _Validation:
             components |= self._kind(kind)
             self.method = components.get("method")
         self._refuse_unknown_sections()
+        if "clip" not in self.source.values and not _cuts_video(components.get("dataset")):
+            sections["clip"] = None
         return None if self.problems else Recipe(**sections, components=components)
 
     def _core(self, name: str) -> Any:

@@ -91,7 +91,7 @@ class Recipe:
     """
 
     run: RunSection
-    clip: ClipSpec
+    clip: ClipSpec | None
     train: TrainSection
     optimizer: OptimizerSection
     loader: LoaderSection

@@ -57,7 +57,9 @@ class TrainingData:
         )
         if self.loader.ram_cache_mb:
             dataset = RamCache(dataset, self.loader.ram_cache_mb * 10**6)
-        self.reader = ClipReader(dataset, self.quarantine, views=recipe.clip.views, seed=recipe.run.seed)
+        self.reader = ClipReader(
+            dataset, self.quarantine, views=recipe.views, seed=recipe.run.seed, wanted=_wanted(recipe)
+        )
 
     def batches(self, start: int, end: int, prepare: Prepare) -> BatchLoader:
         """This process's part of the batches ``start`` to ``end``."""
@@ -95,6 +97,15 @@ def build_method_for(data: TrainingData, recipe: Recipe, device: torch.device) -
         raise RunError("the run would have no step; raise train.epochs, or lower train.accumulate")
     stand_ins = data.cache.teachers() if data.cache is not None else None
     return build_method(recipe, total_steps=total_steps, stand_ins=stand_ins).to(device).train()
+
+
+def _wanted(recipe: Recipe) -> frozenset[str] | None:
+    """The samples' own tensors that a step takes; None: whatever there is."""
+    reads = recipe.method.config.reads()
+    if reads is None:
+        return None
+    teachers = [name for teaching in recipe.teachings() for name in teaching.teacher.config.reads()]
+    return frozenset((*reads.sample, *teachers))
 
 
 def _unchanged(batch: ClipBatch, place: Place) -> ClipBatch:

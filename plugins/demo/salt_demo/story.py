@@ -108,7 +108,7 @@ def judge(recipe: Recipe, runs: dict[str, Path]) -> dict[str, ProbeResult]:
     trained = {name: mean_of_tokens(load_student(directory)) for name, directory in runs.items()}
     untrained: Student = build_student(recipe)
     encoders = {"raw pixels": raw_pixels, "random initialisation": mean_of_tokens(untrained), **trained}
-    clip = recipe.clip.for_evaluation()
+    clip = recipe.inputs().video.for_evaluation()
     fit, held_out = (
         labelled_features(build_dataset(recipe, split=split, clip=clip), encoders) for split in ("train", "validation")
     )
@@ -139,7 +139,7 @@ def _in_terms_of_the_demo(error: RunConflict, directory: Path, seed: int) -> Run
 
 def _draw_masks(recipe: Recipe, registry: Registry, picture: Path) -> None:
     """Draws the bundled maskers, at their default settings, on one clip of the held-out set."""
-    dataset = build_dataset(recipe, split="validation", clip=recipe.clip.for_evaluation())
+    dataset = build_dataset(recipe, split="validation", clip=recipe.inputs().video.for_evaluation())
     clip = dataset.read(0, 0).tensors["clip"].numpy()
     grid = student_spec(recipe).grid
     visible: dict[str, list[int]] = {}

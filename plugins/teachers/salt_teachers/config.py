@@ -77,7 +77,7 @@ class RunConfig(LayersConfig):
 
     def run_clip(self) -> ClipSpec:
         """The clip that the run was trained on: its student sees no other."""
-        return run_recipe(self.path).clip
+        return run_recipe(self.path).inputs().video
 
     def blocks(self) -> tuple[int, ...] | None:
         """Numbers of the student's blocks whose tokens are taken; None for what the student itself gives.
@@ -100,7 +100,7 @@ class RunConfig(LayersConfig):
     def token_spec(self, clip: ClipSpec) -> TokenSpec:
         """The tokens of that run's student, whatever the recipe's clip: its own fits its positions."""
         recipe = run_recipe(self.path)
-        spec = _student(recipe, self.path).config.token_spec(recipe.clip)
+        spec = _student(recipe, self.path).config.token_spec(recipe.inputs().video)
         if not self.missing():
             check_student(self.path)
         num_joined = len(self.blocks() or (1,)) if self.join == "concat" else 1
@@ -111,7 +111,7 @@ class RunConfig(LayersConfig):
         recipe = run_recipe(self.path)
         blocks = self.blocks()
         student = _student(recipe, self.path).config.structure(max(blocks) if blocks else None)
-        return student.cost(recipe.inputs(), student.token_spec(recipe.clip).grid.num_tokens)
+        return student.cost(recipe.inputs(), student.token_spec(recipe.inputs().video).grid.num_tokens)
 
     def weight_files(self) -> Sequence[Path]:
         """The finished student."""
@@ -128,7 +128,7 @@ class RunConfig(LayersConfig):
             "code": code_stamps(student.config, student.provided.component.build),
             **taken,
             "norm": self.norm,
-            "preprocessing": {"frames": recipe.clip.frames, "size": recipe.clip.size},
+            "preprocessing": {"frames": recipe.inputs().video.frames, "size": recipe.inputs().video.size},
         }
 
     def card(self) -> ModelCard:
