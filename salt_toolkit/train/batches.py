@@ -58,7 +58,11 @@ class TrainingData:
         if self.loader.ram_cache_mb:
             dataset = RamCache(dataset, self.loader.ram_cache_mb * 10**6)
         self.reader = ClipReader(
-            dataset, self.quarantine, views=recipe.views, seed=recipe.run.seed, wanted=_wanted(recipe)
+            dataset,
+            self.quarantine,
+            views=recipe.views,
+            seed=recipe.run.seed,
+            wanted=_wanted(recipe) if self.cache is None else None,
         )
 
     def batches(self, start: int, end: int, prepare: Prepare) -> BatchLoader:
@@ -100,7 +104,7 @@ def build_method_for(data: TrainingData, recipe: Recipe, device: torch.device) -
 
 
 def _wanted(recipe: Recipe) -> frozenset[str] | None:
-    """The samples' own tensors that a step takes; None: whatever there is."""
+    """The samples' own tensors that a step takes from a live data set; None: whatever there is."""
     reads = recipe.method.config.reads()
     if reads is None:
         return None
