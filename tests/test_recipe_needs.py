@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -92,6 +93,24 @@ def test_the_command_fills_a_cache_from_such_a_recipe(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "6 clips in " in done.stdout
     assert list((tmp_path / "latents" / "train").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("training", ["", "[train]\nmax_steps = 1\n"], ids=["only caches", "trains"])
+def test_check_takes_a_recipe_without_training_sections_as_one_that_fills_a_cache(tmp_path, training):
+    path = tmp_path / "recipe.toml"
+    path.write_text(CACHING + training)
+    command = [sys.executable, "-m", "salt_toolkit", "check", str(path), "--json", "--preflight"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    report = json.loads(done.stdout)
+    if training:
+        assert not report["ok"] and {"run.name", "student.use"} <= {each["key"] for each in report["findings"]}
+        return
+    assert report["ok"] and report["facts"]["clips"] == 6
+    assert [each["name"] for each in report["facts"]["teachers"]] == ["coarse", "fine"]
+    # Two tubelets of 2 x 2 tokens of 2 x 8 x 8 x 3 numbers, in bf16; the other teacher says its own.
+    assert report["facts"]["cache_gb"] * 1e9 > 6 * 8 * 384 * 2
+    (finding,) = report["findings"]
+    assert finding["severity"] == "warning" and "only fills a cache" in finding["message"]
 
 
 def test_problems_and_rules_survive_pickling(load):

@@ -44,6 +44,9 @@ def check_recipe(recipe: Recipe) -> Report:
     for key, selected in recipe.selected().items():
         missing = _answer(report, key, selected.config.missing, Sequence) or ()
         report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
+    if not recipe.trains:
+        _check_caching(recipe, report)
+        return report
     _add_length_facts(recipe, report)
     schedules, broken = followed_schedules(recipe, report.facts.steps)
     ratios = report.facts.mask_ratios = mask_ratios(schedules)
@@ -58,6 +61,15 @@ def check_recipe(recipe: Recipe) -> Report:
     report.findings.extend(too_much_memory(recipe, report.facts.host_memory_gb))
     report.findings.extend(settings_without_effect(recipe, tokens.drawn))
     return report
+
+
+def _check_caching(recipe: Recipe, report: Report) -> None:
+    """What can be said of a recipe of data set and teachers alone, which only fills a cache."""
+    report.facts.clips = _answer(report, "dataset", recipe.dataset.config.num_clips, int)
+    tokens = _Tokens.of(recipe, report, ratio=None)
+    costs: dict[str, Cost | None] = {"teacher": _teachers(recipe, tokens, report)}
+    _add_cost_facts(recipe, tokens, costs, report)
+    _add_size_facts(recipe, tokens, costs, report)
 
 
 @dataclass(frozen=True)

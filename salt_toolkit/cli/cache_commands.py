@@ -49,10 +49,10 @@ def fill(
     shard: Annotated[str, typer.Option(metavar="I/N", help="Every N-th shard, beginning with I (from 0).")] = "0/1",
 ) -> None:
     """Fills the cache of a recipe; goes on where an earlier call stopped."""
-    from salt_toolkit.recipe import load_recipe
+    from salt_toolkit.recipe.load import CACHING, load_recipe
     from salt_toolkit.registry import discover
 
-    loaded = load_recipe(recipe, discover(), overrides or (), needs=(*COMPARED, "cache"))
+    loaded = load_recipe(recipe, discover(), overrides or (), needs=CACHING)
     part = _part(shard)
     from salt_toolkit.cache.fill import fill_cache
     from salt_toolkit.cache.plan import CacheOptions

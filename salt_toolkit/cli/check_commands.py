@@ -64,7 +64,7 @@ def _checked(
     from salt_toolkit.recipe import load_recipe
 
     try:
-        recipe = load_recipe(path, registry, overrides)
+        recipe = load_recipe(path, registry, overrides, may_only_cache=True)
     except RecipeError as error:
         return Report([Finding("error", problem.key, str(problem)) for problem in error.problems])
     report = check_recipe(recipe)
@@ -72,7 +72,10 @@ def _checked(
         from salt_toolkit.check.deep import check_built
 
         report.findings += [found for found in check_built(recipe) if found not in report.findings]
-    if batches is not None:
+    if batches is not None and not recipe.trains:
+        message = "--preflight measures training, and this recipe only fills a cache"
+        report.findings.append(Finding("warning", "", message, "`salt cache` measures before it fills."))
+    elif batches is not None:
         from salt_toolkit.measure.preflight import preflight
 
         preflight(recipe, report, num_batches=batches, log=log)

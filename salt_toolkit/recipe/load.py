@@ -21,10 +21,19 @@ from salt_toolkit.registry import Provided, Registry
 
 LOOP_SCHEDULES = ("lr", "weight_decay")
 """Schedules that the training loop reads; a method may name further ones."""
+CACHING = ("dataset", "teacher", "cache")
+"""What a recipe needs to fill a cache, and no more."""
+_TRAINING = ("train", "method", "student", "schedules")
+"""Sections that a recipe has only to train."""
 
 
 def load_recipe(
-    path: Path | str, registry: Registry, overrides: Sequence[str] = (), needs: Collection[str] | None = None
+    path: Path | str,
+    registry: Registry,
+    overrides: Sequence[str] = (),
+    needs: Collection[str] | None = None,
+    *,
+    may_only_cache: bool = False,
 ) -> Recipe:
     """Reads and validates a recipe.
 
@@ -34,12 +43,15 @@ def load_recipe(
         overrides: ``key=value`` texts, as ``--set`` takes them.
         needs: The sections that the recipe must have, by their names or kinds, such as ``("dataset", "teacher")``;
             others may be there. None: what it takes to train, which is what the method needs.
+        may_only_cache: Take a recipe with ``[cache]`` and no section for training as one that only fills a cache.
 
     Raises:
         RecipeError: With all problems of the recipe.
     """
     parsed = [Override.parse(argument) for argument in overrides]
     source = read_source(Path(path), parsed, registry.kinds)
+    if may_only_cache and "cache" in source.values and source.values.keys().isdisjoint(_TRAINING):
+        needs = CACHING
     validation = _Validation(source, registry, needs)
     recipe = validation.recipe()
     if validation.problems and (texts := _as_texts(parsed, validation.problems)):

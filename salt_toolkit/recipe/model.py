@@ -104,6 +104,11 @@ class Recipe:
         return self.need("dataset")
 
     @property
+    def trains(self) -> bool:
+        """Whether it was read as a recipe that trains, and not only fills a cache."""
+        return "method" in self.components
+
+    @property
     def method(self) -> Selected[MethodConfig]:
         """How the student learns."""
         return self.need("method")
