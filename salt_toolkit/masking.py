@@ -79,7 +79,7 @@ def _require_places(
 
 
 def _broken(masker: Masker, what: str) -> PluginError:
-    return PluginError(f"{type(masker).__name__}.draw() {what}; mend the masker")
+    return PluginError(f"{type(masker).__name__}.draw() {what}; fix the masker")
 
 
 def some_targets(

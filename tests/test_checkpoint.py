@@ -40,14 +40,14 @@ def test_the_optimizer_of_the_same_parameters_is_restored(saved):
 
 
 def test_state_of_parameters_that_do_not_learn_now_is_named(saved):
-    with pytest.raises(RunError, match=f"it has state for {NAME}, which do not learn now"):
+    with pytest.raises(RunError, match=f"it has state for {NAME}, which are not trained now"):
         restored(*saved, frozen=[NAME])
 
 
 def test_parameters_without_state_are_named(saved):
     recipe, checkpoint = saved
     some = dataclasses.replace(checkpoint, parameters=checkpoint.parameters - {NAME})
-    with pytest.raises(RunError, match=f"it has no state for {NAME}. Learn the same parameters"):
+    with pytest.raises(RunError, match=f"it has no state for {NAME}. Train the same parameters"):
         restored(recipe, some)
     none = dataclasses.replace(checkpoint, parameters=frozenset())
     with pytest.raises(RunError, match=f"and {len(checkpoint.parameters) - 3} more"):

@@ -155,10 +155,10 @@ def test_the_advice_fits_what_is_wrong_with_the_clips(tmp_path):
     assert told.endswith(f"It is listed in {book}. Lower clip.frames. Or raise loader.max_bad_fraction.")
     told = refusal(Quarantine(None, num_clips=48, max_fraction=0.03), broken, broken)
     assert told.startswith("2 bad clips, of 48 in the data set (0 read), are more than")
-    assert told.endswith("(the last one: b.mp4: is not a video). Mend the files, or raise loader.max_bad_fraction.")
+    assert told.endswith("(the last one: b.mp4: is not a video). Fix the files, or raise loader.max_bad_fraction.")
     told = refusal(Quarantine(None, num_clips=48, max_fraction=0.03), broken, short)
-    assert told.endswith("Lower clip.frames. Mend the files, or raise loader.max_bad_fraction.")
-    with pytest.raises(DataError, match=r"delete the lines of clips that were mended\. Mend the files, or raise"):
+    assert told.endswith("Lower clip.frames. Fix the files, or raise loader.max_bad_fraction.")
+    with pytest.raises(DataError, match=r"delete the lines of clips that you have fixed\. Fix the files, or raise"):
         Quarantine(book, num_clips=48, max_fraction=0.01)
 
 

@@ -140,7 +140,7 @@ def test_a_full_disk_keeps_what_is_there_and_the_run_goes_on_when_there_is_room(
         text=True,
     )
     assert "code 1" in done.stdout, done.stdout + done.stderr
-    assert "No space left on device" in done.stdout and "the same command continues" in done.stdout
+    assert "No space left on device" in done.stdout and "The same command continues" in done.stdout
     assert "Traceback" not in done.stdout
     disk.rmdir()
     kept.rename(disk)
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(recipe, caps
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     run_recipe(loaded)
     told = " ".join(capsys.readouterr().err.split())
-    assert "step-00000060 is damaged (optimizer.safetensors does not fit its checksum)" in told
+    assert "step-00000060 is damaged (optimizer.safetensors does not match its checksum)" in told
     assert same(before, weights(loaded))
 
 
@@ -199,7 +199,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew_in_silence(recipe)
     for path in checkpoints.paths(directory.checkpoints):
         (path / checkpoints.STATE).write_text("{")
     lines = directory.metrics.read_text()
-    with pytest.raises(RunError, match=r"none of the checkpoints .* is whole: .*begin anew with --restart"):
+    with pytest.raises(RunError, match=r"none of the checkpoints .* is complete: .*start over with --restart"):
         run_recipe(loaded)
     assert directory.metrics.read_text() == lines
 

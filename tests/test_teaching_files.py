@@ -225,7 +225,7 @@ def test_a_file_cut_anywhere_in_its_header_is_torn(tmp_path, write):
     end = length_of_pickles(whole) if write is write_legacy else len(whole)
     for kept in {*range(40), *range(40, end, 61), end - 1}:
         path.write_bytes(whole[:kept])
-        assert "is torn or no checkpoint" in said_of(path), kept
+        assert "is truncated or not a checkpoint" in said_of(path), kept
 
 
 def test_an_old_file_cut_in_its_numbers_is_torn_when_it_is_read(tmp_path):
@@ -275,7 +275,7 @@ def test_noise_is_no_checkpoint(tmp_path, start, noise):
 def test_a_text_is_no_checkpoint(tmp_path, text):
     path = tmp_path / "checkpoint.pth"
     path.write_text(text)
-    assert said_of(path).endswith("(it is neither safetensors nor a file of torch.save); get it anew")
+    assert said_of(path).endswith("(it is neither safetensors nor a file of torch.save); download it again")
 
 
 HEADERS = [

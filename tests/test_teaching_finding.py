@@ -188,7 +188,7 @@ INDICES += ['{"weight_map": {"a": ["b"]}}', '{"weight_map": {"a": "gone.safetens
 def test_a_broken_index_of_shards_is_said_to_be(tmp_path, name, text):
     folder = directory(tmp_path / "checkpoint")
     (folder / name).write_text(text)
-    with pytest.raises(CheckpointError, match=r"index\.json (is torn|names files that are not there)") as caught:
+    with pytest.raises(CheckpointError, match=r"index\.json (is truncated|names files that are not there)") as caught:
         find_checkpoint(str(folder))
     assert "\n" not in str(caught.value)
 

@@ -244,7 +244,7 @@ def _tell_bad_clips(trial: Trial, report: Report, found: Preflight) -> None:
     if bad:
         clip_id, reason = next(iter(bad.items()))
         count = "1 clip that was read is bad" if len(bad) == 1 else f"{len(bad)} clips that were read are bad"
-        fix = "Mend or remove them; the run replaces each by another clip."
+        fix = "Fix or remove them; the run replaces each with another clip."
         report.findings.append(Finding("warning", "dataset", f"{count}; {clip_id}: {reason}", fix))
 
 

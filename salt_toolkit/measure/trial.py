@@ -45,7 +45,7 @@ class Trial:
             raise RunError("one process is measured, and a launcher has started several; call salt without it")
         self.recipe = replace(recipe, loader=recipe.loader.model_copy(update={"ram_cache_mb": 0}))
         self.machine = machine
-        self.data = TrainingData(self.recipe, None, pin_memory=machine.device.type == "cuda", told=log)
+        self.data = TrainingData(self.recipe, None, pin_memory=machine.device.type == "cuda", log=log)
         self.num_read = 0
         self._prepares = False
 
@@ -86,7 +86,7 @@ class Trial:
         return method
 
     def stepper(self) -> Stepper:
-        """A fresh one, with an optimizer of its own, that compiles anew."""
+        """A fresh one, with an optimizer of its own, that is compiled separately."""
         if self.recipe.train.compile != "none":
             torch.compiler.reset()
         return Stepper(self.recipe, self.method, self.machine, self.processes)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, synced, renamed; and where those of the user's cache lie."""
+"""Atomic file writes (temporary file, fsync, rename), checksums, and the location of the user's cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# The same numbers as zlib's, three times as fast.
+# Same results as zlib's crc32, three times as fast.
 from isal.isal_zlib import crc32
 
 from salt_toolkit.errors import RunError, SaltError, SystemFault
@@ -18,14 +18,14 @@ CHUNK = 1 << 20
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that a reader finds either whole or not at all."""
+    """Writes a text file atomically: a reader sees the complete file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with beside.open("w", encoding="utf-8") as file:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    partial.replace(path)
     sync(path.parent)
 
 
@@ -35,10 +35,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object a line; a line that a kill cut short is left out."""
+    """The objects of a JSON Lines file; a line that a kill truncated is skipped."""
     lines: list[dict[str, Any]] = []
     if path.exists():
-        # Only the line feed ends a line here; str.splitlines knows others, which may stand in a clip's id.
+        # Not str.splitlines: it also splits at characters that can occur in a clip's id.
         for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(text))
@@ -46,7 +46,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's or directory's entry is on the disk."""
+    """Flushes a file or a directory's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,23 +64,23 @@ def checksum(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """The directory of what can be had again: ``$XDG_CACHE_HOME/salt_toolkit``, or ``~/.cache/salt_toolkit``."""
+    """The directory for files that can be recreated: ``$XDG_CACHE_HOME/salt_toolkit``, or ``~/.cache/salt_toolkit``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt_toolkit"
 
 
 @contextlib.contextmanager
 def writing(
-    path: Path, raising: type[SaltError] = RunError, *, then: str = "The same command goes on where it stopped."
+    path: Path, raising: type[SaltError] = RunError, *, then: str = "The same command continues where it stopped."
 ) -> Iterator[None]:
-    """Says in the user's words why something cannot be written.
+    """Explains to the user why something cannot be written.
 
     Args:
-        path: What is written, or the directory that it is written to.
+        path: The file being written, or its directory.
         raising: The error to raise.
-        then: What is not lost, as a sentence; it follows what to do.
+        then: What is preserved, as a sentence; it follows the advice.
 
     Raises:
-        SaltError: Of the class ``raising``: with the system's reason, and what to do.
+        SaltError: Of class ``raising``, with the system's reason and advice.
     """
     try:
         yield

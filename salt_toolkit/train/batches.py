@@ -1,4 +1,4 @@
-"""The data of a training: clips, or what a cache holds of them, in the run's order."""
+"""The data of a run, from the dataset or from a cache, in the run's order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from salt_toolkit.runs.directory import RunDirectory
 
 
 class TrainingData:
-    """A recipe's data set, its cache if there is one, and the order in which the run reads it.
+    """A recipe's dataset, its cache if there is one, and the order in which the run reads them.
 
     Args:
         recipe: A valid recipe.
-        directory: Of the run, for the book of bad clips; None keeps the book in memory.
+        directory: Run directory, for the bad-clip log; None keeps the log in memory.
         part: Which share of each batch this process reads: (rank, processes).
         pin_memory: Whether batches go to page-locked memory, for fast copies to a GPU.
-        told: Called with a sentence about the cache.
+        log: Called with a sentence about the cache.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class TrainingData:
         *,
         part: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
-        told: Callable[[str], None] = lambda message: None,
+        log: Callable[[str], None] = lambda message: None,
     ) -> None:
         dataset = build_dataset(recipe)
         self.cache, about_cache = find_cache(recipe, dataset)
         if about_cache:
-            told(about_cache)
+            log(about_cache)
         if self.cache is not None:
             dataset = self.cache.dataset
         self.loader = recipe.loader
@@ -70,14 +70,14 @@ class TrainingData:
         return self.load(self.order, start, end, prepare)
 
     def whole_batches(self, start: int, end: int) -> BatchLoader:
-        """The same, with the parts of all processes, and nothing prepared."""
+        """The batches of all processes together, not prepared by the method."""
         order = ClipOrder(self.num_clips, self.order.batch_size, self.order.seed)
         return self.load(order, start, end, _unchanged)
 
     def load(
         self, order: ClipOrder, start: int, end: int, prepare: Prepare, *, workers: int | None = None
     ) -> BatchLoader:
-        """Batches in another order than the run's, or by another number of threads than the recipe's."""
+        """Batches in a given order, with a number of threads other than the recipe's if given."""
         return BatchLoader(
             self.reader,
             order,
@@ -91,14 +91,14 @@ class TrainingData:
 
 
 def build_method_for(data: TrainingData, recipe: Recipe, device: torch.device) -> Method:
-    """The recipe's method on a device, in training mode; where the data has a cache, with latents for teachers.
+    """The recipe's method on a device, in training mode; with a cache, its latents replace the teachers.
 
     Raises:
-        RunError: The run would have no step.
+        RunError: The run would have no steps.
     """
     total_steps = recipe.train.num_steps(data.num_clips)
     if total_steps == 0:
-        raise RunError("the run would have no step; raise train.epochs, or lower train.accumulate")
+        raise RunError("the run would have no steps; raise train.epochs, or lower train.accumulate")
     stand_ins = data.cache.teachers() if data.cache is not None else None
     return build_method(recipe, total_steps=total_steps, stand_ins=stand_ins).to(device).train()
 

@@ -1,7 +1,7 @@
-"""Checkpoints: a directory of safetensors and JSON that is whole or not there.
+"""Checkpoints: directories of safetensors and JSON, written atomically.
 
-The teacher is never in one. What a step draws depends on the seed and the step alone, so a
-checkpoint needs no state of random generators.
+The teacher is never part of a checkpoint. A step's random draws depend only on the seed and the step, so a checkpoint
+needs no random-generator state.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ AVERAGE = "average.safetensors"
 STATE = "state.json"
 
 NUM_SHOWN = 3
-"""Parameters that a message names."""
+"""How many parameters a message lists."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole.
+    """A complete, verified checkpoint.
 
     Attributes:
         path: Its directory.
-        step: Optimizer steps done.
-        meter: The metrics that were gathered and not yet logged.
-        parameters: Names of the parameters that the optimizer had.
+        step: Optimizer steps completed.
+        meter: Metrics collected but not yet logged.
+        parameters: Names of the optimizer's parameters.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def owned_tensors(method: Method) -> dict[str, Tensor]:
-    """Every parameter and buffer that belongs to the run, by ``module.name``."""
+    """Every parameter and buffer that the run owns (not the teachers'), by ``module.name``."""
     return {
         f"{owner}.{name}": tensor
         for owner, module in method.owned_modules().items()
@@ -63,7 +63,7 @@ def owned_tensors(method: Method) -> dict[str, Tensor]:
 
 
 def owned_parameters(method: Method) -> dict[str, nn.Parameter]:
-    """Every parameter that learns, by ``module.name``."""
+    """Every trainable parameter, by ``module.name``."""
     return {
         f"{owner}.{name}": parameter
         for owner, module in method.owned_modules().items()
@@ -75,13 +75,13 @@ def owned_parameters(method: Method) -> dict[str, nn.Parameter]:
 def collect(
     method: Method, optimizer: torch.optim.Optimizer, average: WeightAverage | None, *, keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint by their file's name, whole and on the host; all processes have to ask together.
+    """The tensors of a checkpoint by file name, gathered on the host. A collective call: all processes must make it.
 
     Args:
         method: Whose modules.
         optimizer: Of its parameters.
         average: Of the student's weights, if there is one.
-        keep: Whether this process wants the answer; the others only give their parts.
+        keep: Whether this process keeps the result; the others only contribute their shards.
     """
     found = {MODULES: owned_tensors(method), OPTIMIZER: _optimizer_tensors(method, optimizer)}
     if average is not None:
@@ -90,12 +90,12 @@ def collect(
 
 
 def on_host(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors in contiguous memory of the host, for those who keep them; all processes have to ask together."""
+    """Unsharded tensors in contiguous host memory, for processes that keep them. A collective call."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        together = whole(tensor.detach())
+        unsharded = whole(tensor.detach())
         if keep:
-            found[name] = together.cpu().contiguous()
+            found[name] = unsharded.cpu().contiguous()
     return found
 
 
@@ -106,44 +106,44 @@ def save(
     meter: Mapping[str, list[float]],
     parameters: Iterable[str],
 ) -> Path:
-    """Writes a checkpoint; a kill at any moment leaves it whole or not there.
+    """Writes a checkpoint atomically: after a kill at any moment it is complete or absent.
 
     Args:
-        folder: Where checkpoints are.
-        step: Optimizer steps done.
-        files: What `collect` gave.
-        meter: The metrics that were gathered and not yet logged.
-        parameters: Names of the parameters that the optimizer has, those without state among them.
+        folder: Folder of checkpoints.
+        step: Optimizer steps completed.
+        files: Result of `collect`.
+        meter: Metrics collected but not yet logged.
+        parameters: Names of the optimizer's parameters, including those without state.
 
     Returns:
         The checkpoint's directory, ``folder/step-00000500``.
 
     Raises:
-        OSError: The disk is full, or cannot be written; nothing is left of the attempt.
+        OSError: The disk is full or not writable; partial files are removed.
     """
     final = folder / f"step-{step:08d}"
-    beside = folder / f".{final.name}.{os.getpid()}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
+    partial = folder / f".{final.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        beside.mkdir(parents=True)
+        partial.mkdir(parents=True)
         for name, tensors in files.items():
-            save_tensors(dict(tensors), beside / name)
-            sync(beside / name)
-        sums = {name: checksum(beside / name) for name in files}
+            save_tensors(dict(tensors), partial / name)
+            sync(partial / name)
+        sums = {name: checksum(partial / name) for name in files}
         state = {"step": step, "meter": dict(meter), "parameters": sorted(parameters), "crc32": sums}
-        write_json(beside / STATE, stamped("checkpoint", state))
+        write_json(partial / STATE, stamped("checkpoint", state))
         if final.exists():
             final.rename(folder / f".{final.name}.{os.getpid()}.old.partial")
-        beside.rename(final)
+        partial.rename(final)
         sync(folder)
     except OSError:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     return final
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes safetensors; raises OSError where the disk does not take it, as other files do."""
+    """Writes safetensors; raises OSError if the disk is full or not writable, as for other files."""
     try:
         save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
@@ -151,15 +151,15 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-    path.chmod(0o644)  # safetensors lets only the owner read it
+    path.chmod(0o644)  # safetensors creates files readable by the owner only
 
 
-def newest(folder: Path, told: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over.
+def newest(folder: Path, log: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
+    """The newest complete checkpoint; damaged ones are skipped.
 
     Args:
         folder: Where checkpoints are.
-        told: Called with a sentence about each damaged one.
+        log: Called with a sentence about each damaged checkpoint.
 
     Raises:
         FormatError: It is in another version's format.
@@ -171,20 +171,20 @@ def newest(folder: Path, told: Callable[[str], None] = lambda message: None) -> 
             damaged = [name for name, crc in state["crc32"].items() if checksum(path / name) != crc]
             if not damaged:
                 return Checkpoint(path, state["step"], state["meter"], frozenset(state["parameters"]))
-            reason = f"{', '.join(damaged)} does not fit its checksum"
+            reason = f"{', '.join(damaged)} does not match its checksum"
         except (OSError, ValueError, KeyError) as error:
             reason = f"{type(error).__name__}: {error}"
-        told(f"the checkpoint {path} is damaged ({reason}); the one before it is used")
+        log(f"the checkpoint {path} is damaged ({reason}); falling back to the previous one")
     return None
 
 
 def remove_old(folder: Path, keep: int, every: int | None = None) -> None:
-    """Removes checkpoints, and what a kill left half-written.
+    """Removes old checkpoints, and partial files left by a kill.
 
     Args:
         folder: Where checkpoints are.
         keep: How many of the newest stay.
-        every: Those at multiples of so many steps stay as well.
+        every: Also keep checkpoints at multiples of this many steps.
     """
     for path in paths(folder)[:-keep]:
         if every is None or step_of(path) % every:
@@ -194,19 +194,19 @@ def remove_old(folder: Path, keep: int, every: int | None = None) -> None:
 
 
 def remove_after(folder: Path, step: int) -> None:
-    """Removes the checkpoints of later steps, which were found damaged: they must not count as the newest."""
+    """Removes the checkpoints of later steps, which are damaged: they must not count as the newest."""
     for path in paths(folder):
         if step_of(path) > step:
             shutil.rmtree(path)
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints of a run, whole or not, from the first step to the last."""
+    """The checkpoints of a run in order of steps, complete or damaged."""
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's directory is called after."""
+    """The step in the name of a checkpoint's directory."""
     return int(path.name.removeprefix("step-"))
 
 
@@ -244,11 +244,11 @@ def restore_rest(
 def _refuse_other_parameters(checkpoint: Checkpoint, present: Collection[str]) -> None:
     missing, unknown = sorted(set(present) - checkpoint.parameters), sorted(checkpoint.parameters - set(present))
     if missing or unknown:
-        told = [f"it has no state for {_some(missing)}"] if missing else []
-        told += [f"it has state for {_some(unknown)}, which do not learn now"] if unknown else []
+        differences = [f"it has no state for {_some(missing)}"] if missing else []
+        differences += [f"it has state for {_some(unknown)}, which are not trained now"] if unknown else []
         raise RunError(
-            f"{checkpoint.path} holds the optimizer of other parameters: {', and '.join(told)}. Learn the same "
-            "parameters as before, or begin anew with --restart"
+            f"{checkpoint.path} holds the optimizer of other parameters: {', and '.join(differences)}. Train the same "
+            "parameters as before, or start over with --restart"
         )
 
 

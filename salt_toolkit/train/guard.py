@@ -80,7 +80,7 @@ class SkippedSteps:
         if self._most_of(steps):
             raise RunError(
                 f"the loss or its gradient was not finite in {self.count} of all {steps} steps, so there is no student "
-                f"worth keeping; {ADVICE}, and begin anew with --restart. {self.path} names the clips"
+                f"worth keeping; {ADVICE}, and start over with --restart. {self.path} names the clips"
             )
 
     def _most_of(self, steps: int) -> bool:

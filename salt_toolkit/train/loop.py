@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether the run is at its end; otherwise it was stopped, or its time was up."""
+        """Whether the run is complete; otherwise it was stopped, or reached its time limit."""
         return self.step == self.total_steps
 
 
@@ -76,15 +76,15 @@ def train(
 
     Args:
         recipe: A valid recipe whose run directory has been prepared.
-        machine: The device, and what was decided for it.
-        processes: All that train together.
-        progress: Told about every logged line.
-        found: Where to go on from; None begins anew.
-        max_hours: Stop after so long; the next call goes on.
-        built: Called by every process before the first step, when all weights are here.
+        machine: The device, and the settings chosen for it.
+        processes: All processes of the run.
+        progress: Receives every logged line.
+        found: Checkpoint to resume from; None starts from scratch.
+        max_hours: Time limit; the next call resumes the run.
+        built: Called by every process before the first step, once all weights are loaded.
 
     Raises:
-        SaltError: The data, the run directory, the numbers or the memory do not allow to go on.
+        SaltError: The data, the run directory, non-finite losses or lack of memory prevent training.
     """
     try:
         with StopRequests(max_hours) as requests:
@@ -96,12 +96,12 @@ def train(
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"the device's memory is full ({str(error).splitlines()[0]}); lower train.batch_size and raise "
-            "train.accumulate as much, or set grad_checkpointing = true in [student] and [predictor]"
+            "train.accumulate by the same factor, or set grad_checkpointing = true in [student] and [predictor]"
         ) from error
 
 
 class _Trainer:
-    """The objects of one training, and its position."""
+    """The objects of one training run, and its position."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class _Trainer:
             self.directory,
             part=(processes.rank, processes.count),
             pin_memory=machine.device.type == "cuda",
-            told=progress.say,
+            log=progress.say,
         )
         self.total_steps = recipe.train.num_steps(self.data.num_clips)
         self.method = build_method_for(self.data, recipe, machine.device)
@@ -145,12 +145,12 @@ class _Trainer:
         self._bad_clips_to_tell = self._skipped_steps_to_tell = 1
 
     def batches(self) -> BatchLoader:
-        """The batches of the steps that are left."""
+        """The batches of the remaining steps."""
         accumulate = self.recipe.train.accumulate
         return self.data.batches(self.step * accumulate, self.total_steps * accumulate, self._prepare)
 
     def run_steps(self, batches: Iterator[ClipBatch], requests: StopRequests) -> Signals | None:
-        """Trains until the run is complete, its time is up, or a signal asks to stop, which is returned."""
+        """Trains until the run is complete, the time limit is reached, or a signal asks to stop; returns the signal."""
         settings = self.recipe.train
         clock = Clock()
         watched = clock.watch(batches)
@@ -160,11 +160,11 @@ class _Trainer:
             result = self.stepper.step(watched, self.step, lr=lr, weight_decay=weight_decay)
             self.step += 1
 
-            # 2. Remember what it said, without looking.
+            # 2. Collect the metrics without synchronizing with the device.
             self.meter.add(result.scalars)
             self.skipped.note(self.step, result.clip_ids, result.skipped, result.values)
 
-            # 3. Every so often: look, and save a checkpoint.
+            # 3. Now and then: read the metrics, log them, and save a checkpoint.
             if self.step % settings.log_every == 0 or self.step == self.total_steps:
                 self._log(lr, weight_decay, clock)
             elif self.step % MOST_UNREAD_STEPS == 0:
@@ -175,7 +175,7 @@ class _Trainer:
         return next((signal for signal in self.processes.gathered(requests.received) if signal is not None), None)
 
     def finish(self, stopped_by: Signals | None) -> Outcome:
-        """Leaves a resumable checkpoint, or what the run exports."""
+        """Saves a checkpoint to resume from, or the exports of a complete run."""
         if self._saved != self.step:
             self.save_checkpoint()
         complete = self.step == self.total_steps
@@ -183,7 +183,7 @@ class _Trainer:
             self.skipped.refuse_most(self.total_steps)
             self._save_exports()
         num_bad_clips = self._count_bad_clips()
-        # A launcher ends the others soon after one has left; the first may still be writing.
+        # A launcher ends the remaining processes soon after one exits; the first may still be writing.
         self.processes.wait()
         return Outcome(
             step=self.step,
@@ -194,7 +194,7 @@ class _Trainer:
         )
 
     def save_checkpoint(self) -> None:
-        """Writes a checkpoint, then removes the ones that are too old."""
+        """Writes a checkpoint, then removes old ones."""
         self.skipped.settle()
         folder, settings = self.directory.checkpoints, self.recipe.train
         keep = self.processes.is_first
@@ -209,7 +209,7 @@ class _Trainer:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                # One whole checkpoint is enough to go on from.
+                # The disk is full: one complete checkpoint is enough to resume from, so the others make room.
                 checkpoints.remove_old(folder, 1, settings.keep_every)
                 checkpoints.save(folder, self.step, *state)
             checkpoints.remove_old(folder, settings.keep_checkpoints, settings.keep_every)
@@ -234,13 +234,13 @@ class _Trainer:
             return
         self.progress.say(f"calibrating on {min(wanted, self.data.num_clips)} clips")
         num_batches = math.ceil(wanted / self.data.order.batch_size)
-        # Every process sees all clips, so that none waits for another. Under autocast, as in training: the
-        # statistics are those of the latents that will come.
+        # Every process reads all clips, so that the statistics need no communication. Under autocast, as in
+        # training, so that the statistics match the latents that the objective will see.
         with self.data.whole_batches(0, num_batches) as batches, self.machine.autocast():
             self.method.calibrate(batch.to(self.machine.device) for batch in batches)
 
     def _prepare(self, batch: ClipBatch, place: Place) -> ClipBatch:
-        # The step is the optimizer's, so that all batches of one step share what a schedule says.
+        # Optimizer steps, not batches, so that all batches of one step share the schedules' values.
         return self.method.prepare(batch, epoch=place.epoch, step=place.number // self.recipe.train.accumulate)
 
     def _log(self, lr: float, weight_decay: float, clock: Clock) -> None:
@@ -269,14 +269,14 @@ class _Trainer:
         self.progress.update(self.step, self.total_steps, line)
 
     def _tell_of_skipped_steps(self) -> None:
-        """Says so at 1, 10, 100 and so on."""
+        """Logs the count at 1, 10, 100 and so on."""
         count = self.skipped.count
         if count >= self._skipped_steps_to_tell:
             self.progress.say(f"{count} of {self.step} steps skipped: their loss or gradient was not finite; {ADVICE}")
             self._skipped_steps_to_tell = 10 ** len(str(count))
 
     def _count_bad_clips(self) -> int:
-        """Counts those of all processes; says so at 1, 10, 100 and so on."""
+        """Counts bad clips over all processes; logs the count at 1, 10, 100 and so on."""
         quarantine = self.data.quarantine
         known = len(quarantine.reasons) - quarantine.num_found
         count = known + sum(self.processes.gathered(quarantine.num_found))
@@ -288,12 +288,12 @@ class _Trainer:
 
 
 def _save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes a module's weights, whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
+    """Writes a module's weights atomically."""
+    partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        checkpoints.save_tensors(weights, beside, metadata)
-        sync(beside)
-        beside.replace(path)
+        checkpoints.save_tensors(weights, partial, metadata)
+        sync(partial)
+        partial.replace(path)
         sync(path.parent)
 
 

@@ -116,7 +116,7 @@ def first_line(error: BaseException) -> str:
 
 def torn(file: Path, reason: str) -> str:
     """The error text for a file that is not what it should be."""
-    return f"{file} is torn or no checkpoint ({reason}); get it anew"
+    return f"{file} is truncated or not a checkpoint ({reason}); download it again"
 
 
 def _safetensors_shapes(file: Path) -> dict[str, _Tensor]:

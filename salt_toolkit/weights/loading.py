@@ -36,11 +36,11 @@ def read_weights(checkpoint: CheckpointFiles) -> dict[str, Tensor]:
                     state = torch.load(opened, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # torch's own words advise to load it all the same
             raise CheckpointError(
-                f"{file} is torn, or holds more than weights, which salt never loads; get it anew, or save the "
-                "model's state_dict alone (torch.save(model.state_dict(), ...), or safetensors)"
+                f"{file} is truncated, or contains more than weights, which salt never loads; download it again, "
+                "or save only the model's state_dict (torch.save(model.state_dict(), ...), or safetensors)"
             ) from error
         except Exception as error:  # safetensors and torch raise whatever they like
-            raise CheckpointError(f"{file} cannot be loaded ({first_line(error)}); get it anew") from error
+            raise CheckpointError(f"{file} cannot be loaded ({first_line(error)}); download it again") from error
         tensors |= {key: value for key, value in unwrap(state).items() if isinstance(value, Tensor)}
     return tensors
 
@@ -81,4 +81,4 @@ def _require_numbers(given: Mapping[str, Tensor], loaded: Mapping[str, Tensor], 
                 "numbers mean nothing by themselves; name the one in float32, float16 or bfloat16"
             )
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{name} holds numbers that are not finite, in {key}; get the checkpoint anew")
+            raise CheckpointError(f"{name} holds numbers that are not finite, in {key}; download the checkpoint again")

@@ -44,7 +44,7 @@ class CheckpointFiles:
             shapes = tensor_shapes(file)
             twice = found.keys() & shapes.keys()
             if twice:
-                raise CheckpointError(f"{self.name} holds {min(twice)} twice, once in {file.name}; get it anew")
+                raise CheckpointError(f"{self.name} holds {min(twice)} twice, once in {file.name}; download it again")
             found |= shapes
         return found
 
@@ -167,13 +167,15 @@ def _in_directory(name: str, folder: Path) -> CheckpointFiles:
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{config} cannot be read ({first_line(error)}); get the checkpoint anew") from error
+        raise CheckpointError(
+            f"{config} cannot be read ({first_line(error)}); download the checkpoint again"
+        ) from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{config} holds no table of settings; get the checkpoint anew")
+        raise CheckpointError(f"{config} holds no table of settings; download the checkpoint again")
     for candidate in (*SAFETENSORS, *PICKLES):
         if (folder / candidate).is_file():
             return CheckpointFiles(name, _shards(folder / candidate), values)
-    raise CheckpointError(f"the directory {name} has no weights ({SAFETENSORS[0]}); get the checkpoint anew")
+    raise CheckpointError(f"the directory {name} has no weights ({SAFETENSORS[0]}); download the checkpoint again")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -189,7 +191,9 @@ def _shards(file: Path) -> tuple[Path, ...]:
     shards = _named(file)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        raise CheckpointError(f"{file} names files that are not there: {', '.join(missing)}; get the checkpoint anew")
+        raise CheckpointError(
+            f"{file} names files that are not there: {', '.join(missing)}; download the checkpoint again"
+        )
     return shards
 
 

@@ -36,11 +36,11 @@ def require_whole(found: Shapes, wanted: Shapes, *, what: str, name: str, beside
         "has unknown": sorted(given.keys() - wanted.keys()),
         "has another shape for": sorted(f"{key} {given[key]} for {wanted[key]}" for key in differing),
     }
-    told = [f"{verb} {_listed(keys)}" for verb, keys in wrong.items() if keys]
-    if told:
+    differences = [f"{verb} {_listed(keys)}" for verb, keys in wrong.items() if keys]
+    if differences:
         raise CheckpointError(
-            f"{name} is not the whole of {what}: it {'; it '.join(told)}. Nothing is left at random: "
-            f"name another checkpoint. {looks_like(found)}"
+            f"{name} does not match {what}: it {'; it '.join(differences)}. Partial loading "
+            f"would leave random weights; name another checkpoint. {looks_like(found)}"
         )
 
 

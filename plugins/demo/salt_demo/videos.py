@@ -59,7 +59,7 @@ def _writing(directory: Path) -> Iterator[None]:
         fault = SystemFault(OSError(error.errno, error.strerror), directory)
         raise DataError(
             f"{directory} cannot be written ({fault.reason})",
-            f"{fault.fix} The same command goes on where it stopped.",
+            f"{fault.fix} The same command continues where it stopped.",
         ) from error
 
 

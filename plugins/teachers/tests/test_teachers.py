@@ -240,5 +240,7 @@ def test_truncated_weights_are_one_sentence(first_run, tmp_path):
     (broken / "recipe.toml").write_text((first_run / "recipe.toml").read_text())
     weights = (first_run / "student.safetensors").read_bytes()
     (broken / "student.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CheckpointError, match=r"student.safetensors is torn or no checkpoint \(it has \d+ bytes"):
+    with pytest.raises(
+        CheckpointError, match=r"student.safetensors is truncated or not a checkpoint \(it has \d+ bytes"
+    ):
         load_student(broken)

@@ -141,7 +141,7 @@ def from_shapes(name: str, shapes: Mapping[str, tuple[int, ...]], *, base: Archi
         if told != measured:
             raise CheckpointError(
                 f"{name} contradicts itself: config.json says {field} = {told}, and its weights have {measured}; "
-                "get the checkpoint anew"
+                "download the checkpoint again"
             )
     return replace(base, own_norm=found.own_norm, classes=found.classes)
 
@@ -159,7 +159,7 @@ def _measured(name: str, layout: Layout, shapes: Mapping[str, tuple[int, ...]]) 
         mlp_dim = native["blocks.0.mlp.fc1.weight"][0]
     except (KeyError, IndexError) as error:
         raise CheckpointError(
-            f"{name} is not a whole VideoMAE encoder: it lacks blocks.0.mlp.fc1.weight; get it anew"
+            f"{name} is not a whole VideoMAE encoder: it lacks blocks.0.mlp.fc1.weight; download it again"
         ) from error
     if channels != CHANNELS or patch != width:
         raise CheckpointError(

@@ -256,7 +256,7 @@ class VideoMAE2Config(_VideoMAEConfig):
         if made.dim == SIZES["giant"].dim and made.patch != SIZES["giant"].patch:
             raise CheckpointError(
                 f"{self.checkpoint} has the giant's width of 1408 and patches of {made.patch} pixels; the giant's are "
-                "14: get the checkpoint anew"
+                "14: download the checkpoint again"
             )
 
 

@@ -79,7 +79,7 @@ class Layout:
                 if inner == key and self.prefix and native.startswith(("blocks.", "patch_embed.")):
                     raise CheckpointError(
                         f"{name} holds {key} beside weights whose names begin with {self.prefix}: it is a mixture of "
-                        "two files; get it anew"
+                        "two files; download it again"
                     )
                 found[native] = value
         return found

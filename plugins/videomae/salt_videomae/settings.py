@@ -86,7 +86,7 @@ def _sized(name: str, size: Any, patch: Any, *, dim: int, heads: int, **settings
     if made.size % made.patch or made.frames % made.tubelet:
         raise CheckpointError(
             f"{name} has clips of {made.frames} frames of {made.size} pixels in its config.json, which tokens of "
-            f"{made.tubelet} frames of {made.patch} pixels do not tile; get it anew"
+            f"{made.tubelet} frames of {made.patch} pixels do not tile; download it again"
         )
     return made
 

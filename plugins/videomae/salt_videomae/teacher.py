@@ -23,7 +23,7 @@ class VideoMAETeacher(FrozenEncoder):
 
     Raises:
         MissingArtifact: The checkpoint is not here, and cannot be downloaded.
-        CheckpointError: It is not the whole of the encoder that it claims to be.
+        CheckpointError: It does not match the encoder that it claims to be.
     """
 
     positions: Tensor
@@ -78,5 +78,5 @@ def _refuse_lost_biases(name: str, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"{name} has nothing but zeros for the biases of all queries and values, which no training leaves: "
             "transformers 5.6 to 5.17 lose them when they load a published checkpoint, and save it without them. Get "
-            "the published checkpoint anew"
+            "the published checkpoint again"
         )

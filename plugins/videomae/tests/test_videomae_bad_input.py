@@ -86,7 +86,7 @@ def test_a_truncated_file_is_torn(kind, tmp_path, monkeypatch, kept, ending):
     stored = path.read_bytes()
     path.write_bytes(stored[: kept if isinstance(kept, int) else int(kept * len(stored))])
     message = said_of(kind(checkpoint=str(path), heads=4), monkeypatch)
-    assert message.startswith(f"{path} is torn or no checkpoint (")
+    assert message.startswith(f"{path} is truncated or not a checkpoint (")
 
 
 @BOTH
@@ -94,9 +94,9 @@ def test_a_truncated_file_of_an_old_torch_is_torn(kind, tmp_path, monkeypatch):
     path = save_pth(tmp_path / "checkpoint.pth", pretraining(encoder_weights(TINY)), wrapper="model", legacy=True)
     stored = path.read_bytes()
     path.write_bytes(stored[:1000])
-    assert "is torn or no checkpoint" in said_of(kind(checkpoint=str(path), heads=4), monkeypatch)
+    assert "is truncated or not a checkpoint" in said_of(kind(checkpoint=str(path), heads=4), monkeypatch)
     path.write_bytes(stored[:-1000])  # its shapes are whole
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pth cannot be loaded \(.*\); get it anew"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pth cannot be loaded \(.*\); download it again"):
         build_videomae(kind(checkpoint=str(path), heads=4), clip=CLIP)
 
 
@@ -108,9 +108,8 @@ def test_a_text_is_no_checkpoint(kind, tmp_path, monkeypatch, text):
     path = tmp_path / "checkpoint.pth"
     path.write_text(text)
     message = said_of(kind(checkpoint=str(path)), monkeypatch)
-    assert (
-        message == f"{path} is torn or no checkpoint (it is neither safetensors nor a file of torch.save); get it anew"
-    )
+    reason = "it is neither safetensors nor a file of torch.save"
+    assert message == f"{path} is truncated or not a checkpoint ({reason}); download it again"
 
 
 @pytest.mark.parametrize("padding", range(0, 256, 8))

@@ -47,7 +47,7 @@ def stated_by(files: CheckpointFiles | None, model: str) -> Stated:
     if not isinstance(settings, Mapping):
         raise CheckpointError(
             f"{file} says pretrained_cfg = {_shown(settings)}, and a table with mean and std belongs there; "
-            "mend it, or leave pretrained_cfg out"
+            "fix it, or leave pretrained_cfg out"
         )
     tag = settings.get("tag") if files.config.get("architecture") == model else None
     pixels = None
@@ -64,7 +64,7 @@ def _colours(file: Path, settings: Mapping[str, Any], key: str) -> tuple[float, 
         bounds = "from 0 to 1" if key == "mean" else "above 0 and up to 1"
         raise CheckpointError(
             f"{file} says {key} = {_shown(values)}, and {CHANNELS} numbers {bounds} belong there, one for each colour "
-            "of pixels of 0 to 1; mend it, or leave out both mean and std"
+            "of pixels of 0 to 1; fix it, or leave out both mean and std"
         )
     return numbers[0], numbers[1], numbers[2]
 

@@ -173,6 +173,6 @@ def _load(config: TimmViTConfig) -> VisionTransformer:
         )
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise SaltError(f"{file} does not hold the weights of {name}; get it anew ({reason})") from error
+        raise SaltError(f"{file} does not hold the weights of {name}; download it again ({reason})") from error
     assert isinstance(model, VisionTransformer)
     return model

@@ -164,7 +164,7 @@ def require_described(name: str, made: Architecture, shapes: Mapping[str, tuple[
         if told != measured:
             raise CheckpointError(
                 f"{name} contradicts itself: config.json says {what} {told}, and its weights have {measured}; "
-                "get the checkpoint anew"
+                "download the checkpoint again"
             )
     require_whole(native, made.weight_shapes(), what=made.label, name=name, beside=BESIDE)
 

@@ -28,7 +28,7 @@ class VJEPA2Teacher(FrozenEncoder):
 
     Raises:
         MissingArtifact: The checkpoint is not here, and cannot be downloaded.
-        CheckpointError: It is not the whole of the encoder that it claims to be.
+        CheckpointError: It does not match the encoder that it claims to be.
     """
 
     def __init__(self, config: VJEPA2Config, clip: ClipSpec) -> None:

@@ -64,7 +64,7 @@ def test_a_truncated_file_is_torn(folder, monkeypatch, name, kept):
         (folder / "model.safetensors").unlink()
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
-    assert said_of(folder, monkeypatch).startswith(f"{folder / name} is torn or no checkpoint (")
+    assert said_of(folder, monkeypatch).startswith(f"{folder / name} is truncated or not a checkpoint (")
 
 
 def test_directories_that_are_none(folder, tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_missing_weight_is_named(tmp_path, monkeypatch, name, classes):
     weights = stored(path)
     del weights[key]
     message = said_of(change(path, weights), monkeypatch)
-    assert message.startswith(f"{path} is not the whole of a V-JEPA 2 encoder of width 52 and 3 blocks: ")
+    assert message.startswith(f"{path} does not match a V-JEPA 2 encoder of width 52 and 3 blocks: ")
     assert f"it lacks 1 weight (encoder.{name})" in message
 
 
