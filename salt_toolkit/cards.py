@@ -1,4 +1,4 @@
-"""What is known about a teacher's weights besides their numbers: licence, labels, where they come from."""
+"""Metadata of published weights: licence, training labels, and where to get them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The terms and the past of some weights.
+    """Licence and training labels of some weights.
 
     Attributes:
         licence: SPDX-like identifier, such as ``apache-2.0``; "unknown" where nothing is stated.
-        labels: Labels that the weights have learned from, such as "Kinetics-710"; "none" for
+        labels: Labels the weights were trained with, such as "Kinetics-710"; "none" for
             self-supervised ones, "captions" for image-text pairs, "unknown" where nothing is stated.
     """
 

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of what it is for: never of a worker, a rank, a batch or an order."""
+"""Randomness as a pure function of its purpose, independent of worker, rank, batch and order."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def seed_for(*key: Key) -> int:
 
 
 def generator_for(*key: Key) -> np.random.Generator:
-    """A generator of its own for one purpose; see :func:`seed_for`."""
+    """An independent generator for one purpose; see :func:`seed_for`."""
     return np.random.Generator(np.random.PCG64(seed_for(*key)))

@@ -1,4 +1,4 @@
-"""From a dataset to batches: order, loading ahead, and the book of bad clips."""
+"""From a dataset to batches: order, loading ahead, and the bad-clip log."""
 
 from salt_toolkit.data.loading import BatchLoader
 from salt_toolkit.data.order import ClipOrder

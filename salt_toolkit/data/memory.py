@@ -1,7 +1,7 @@
-"""Memory of batches, taken once and used again and again.
+"""Batch memory, allocated once and reused.
 
-A fresh batch costs more than what is written into it: the system clears every page first, and
-page-locked memory is slower still to get. So a few batches' memory goes round.
+Allocating a batch costs more than filling it: the system zeroes every page first, and page-locked memory is even
+slower to allocate. So a few buffers are recycled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from salt_toolkit.errors import DataError
 
 
 class BatchMemory:
-    """The tensors of one batch, made when the first sample shows their shapes.
+    """The tensors of one batch, allocated when the first sample shows their shapes.
 
     Args:
         size: Samples in a batch.
@@ -71,13 +71,13 @@ class BatchMemory:
                 )
 
     def note_use(self) -> None:
-        """Remembers that copies to the GPU may still be reading; `wait` waits for them."""
+        """Marks that copies to the GPU may still be reading the memory; `wait` waits for them."""
         if self.pin:
             self._copied = torch.cuda.Event()
             self._copied.record()
 
     def wait(self) -> None:
-        """Waits until nothing reads from the memory any more."""
+        """Waits until no copy reads the memory any more."""
         if self._copied is not None:
             self._copied.synchronize()
             self._copied = None
@@ -110,7 +110,7 @@ class MemoryRing:
             self._free.put(BatchMemory(size, pin=pin))
 
     def take(self, stopped: threading.Event) -> BatchMemory | None:
-        """Memory that nobody uses; None when ``stopped`` is set while waiting for it."""
+        """A free buffer, waiting for one if necessary; None if ``stopped`` is set meanwhile."""
         while not stopped.is_set():
             try:
                 memory = self._free.get(timeout=0.1)
@@ -121,17 +121,17 @@ class MemoryRing:
         return None
 
     def give_back(self, memory: BatchMemory) -> None:
-        """Lets a batch's memory be written again."""
+        """Returns a batch's memory for reuse."""
         memory.note_use()
         self._free.put(memory)
 
 
 class RamCache:
-    """A dataset that keeps what it has read in memory, as far as a budget reaches.
+    """A dataset that keeps samples in memory, up to a budget.
 
     Args:
         dataset: Where samples come from.
-        budget: Bytes to keep at most; what comes after is read anew each time.
+        budget: Maximum bytes to keep; samples beyond it are read every time.
     """
 
     def __init__(self, dataset: Dataset, budget: int) -> None:

@@ -13,7 +13,7 @@ from salt_toolkit.seeding import generator_for
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch stands in a run: its epoch, and the dataset indices of its clips."""
+    """A batch's position in a run: its number, its epoch, and the dataset indices of its clips."""
 
     number: int
     epoch: int
@@ -23,17 +23,17 @@ class Place:
 class ClipOrder:
     """A fresh permutation of the clips for every epoch, cut into batches.
 
-    The last clips of an epoch that do not fill a batch are left out of that epoch; the
-    permutation changes, so each epoch leaves out others.
+    Leftover clips that do not fill a batch are dropped from their epoch; since the permutation changes, each epoch
+    drops different ones.
 
     Args:
         num_clips: Clips in the dataset.
         batch_size: Clips in a batch, over all processes.
         seed: The run's seed.
-        part: Of each batch, the share i of n equal ones: (i, n), as several processes divide it.
+        part: (i, n): read the i-th of n equal parts of each batch, as process i of n does.
 
     Raises:
-        DataError: There are fewer clips than a batch holds.
+        DataError: There are fewer clips than one batch needs.
     """
 
     def __init__(self, num_clips: int, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> None:
@@ -53,7 +53,7 @@ class ClipOrder:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Full batches in an epoch."""
         return self.num_clips // self.batch_size
 
     def batches(self, start: int, end: int) -> Iterator[Place]:

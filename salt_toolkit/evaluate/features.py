@@ -1,4 +1,4 @@
-"""Features of whole clips from frozen encoders, one vector for each clip."""
+"""Features from frozen encoders, one vector per clip."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def mean_of_tokens(student: Student) -> Encoder:
 
 
 def raw_pixels(batch: ClipBatch) -> Float[Tensor, "batch dim"]:
-    """The clip itself, as a long vector: what a probe can do without any encoder."""
+    """The clip itself, flattened: the baseline without any encoder."""
     return batch.clip.flatten(1).float() / 255
 
 
 def labelled_features(
     dataset: Dataset, encoders: dict[str, Encoder], *, batch_size: int = 64
 ) -> dict[str, LabelledFeatures]:
-    """Runs encoders over a whole dataset, in its order; clips that cannot be read are left out.
+    """Runs encoders over a dataset in order; unreadable clips are skipped.
 
     Args:
-        dataset: Every sample needs a label.
+        dataset: Every sample must have a label.
         encoders: By name; each reads the same batches.
         batch_size: Clips in a batch.
 

@@ -1,4 +1,4 @@
-"""Probes of frozen features: what a nearest neighbour and a linear classifier can read from them."""
+"""Probes of frozen features: k-nearest-neighbour and linear classification."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Shares of held-out clips whose label was found, 0 to 1."""
+    """Accuracies on held-out clips, 0 to 1."""
 
     knn: float
     linear: float
@@ -26,11 +26,11 @@ class ProbeResult:
 
 
 def probe(train: LabelledFeatures, held_out: LabelledFeatures) -> ProbeResult:
-    """Fits both probes on some clips and judges them on others.
+    """Fits both probes on training clips and scores them on held-out clips.
 
-    Features are standardised by the fitting clips' mean and spread; the neighbours are the 10
-    nearest by cosine; the linear probe is scikit-learn's logistic regression as it comes. Every
-    encoder is judged by the same two probes.
+    Features are standardised by the training clips' mean and standard deviation; the k-NN probe uses the 10 nearest
+    neighbours by cosine distance; the linear probe is scikit-learn's logistic regression with default settings. All
+    encoders are scored by the same two probes.
 
     Raises:
         DataError: The labels are numbers to regress.

@@ -1,4 +1,4 @@
-"""Memory, processors and disk of this machine, in bytes; psutil's figures, bounded by those of the container."""
+"""Memory, CPU cores and disk of this machine, in bytes: psutil's figures, limited by the container's (cgroup v2)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def num_cpus() -> int:
-    """Processors that this process may use."""
+    """CPU cores that this process may use."""
     process = psutil.Process()
-    # Not every system has affinities, macOS for one.
+    # macOS, for one, has no CPU affinity.
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
@@ -26,29 +26,29 @@ def total_memory() -> int:
 
 
 def available_memory() -> int:
-    """Memory that can be had without swapping, in the machine and in the container if that has a limit."""
+    """Memory available without swapping, within the container's limit if there is one."""
     available = psutil.virtual_memory().available
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     if limit is None or used is None:
         return available
-    # The container is charged for the files it has read, too; the kernel drops them when memory is asked for.
+    # A container's usage includes its page cache, which the kernel drops when memory is needed.
     files = _figure(_CGROUP / "memory.stat", "inactive_file") or 0
     return min(available, max(0, limit - used + files))
 
 
 def resident_memory() -> int:
-    """Memory that this process has now."""
+    """Resident memory of this process."""
     return psutil.Process().memory_info().rss
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, since `forget_peak` where the system can forget."""
+    """Peak memory of this process, since `forget_peak` if the system supports resetting it."""
     most = _figure(Path("/proc/self/status"), "VmHWM:")
     return _most_ever() if most is None else 1024 * most
 
 
 def forget_peak() -> None:
-    """Begins `peak_memory` anew; without effect where the system does not allow it."""
+    """Resets `peak_memory`; without effect if the system does not support it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -82,7 +82,7 @@ def _cgroup(name: str) -> int | None:
 
 
 def _figure(path: Path, name: str) -> int | None:
-    """The number after a name, in a file of the kernel's with one of them a line."""
+    """The number after a name, in a kernel file with one ``name number`` per line."""
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""Which of several processes this is, as the launcher's environment says: torchrun, Accelerate, a cluster's own."""
+"""This process's rank, from the environment set by torchrun, Accelerate or a cluster's launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 @dataclass(frozen=True)
 class Launch:
-    """This process's place among those of a run; without a launcher there is one.
+    """This process's rank in a run; without a launcher there is a single process.
 
     Attributes:
         rank: Its number among all processes, from 0.
@@ -27,10 +27,10 @@ class Launch:
 
     @classmethod
     def here(cls, environment: Mapping[str, str] | None = None) -> Launch:
-        """Reads the environment, which all launchers set alike.
+        """Reads the environment variables that all launchers set.
 
         Args:
-            environment: Instead of this process's.
+            environment: Used instead of this process's environment.
 
         Raises:
             RunError: The variables are incomplete or contradict one another.
@@ -54,7 +54,7 @@ class Launch:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks to people."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one live line in a terminal, a line now and then in a log."""
+"""Progress output: a live line in a terminal, an occasional line in a log."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 LOG_SECONDS = 15.0
-"""Seconds from one line to the next where the output is no terminal."""
+"""Seconds between lines if the output is not a terminal."""
 
 SHOWN = {"loss": "loss {:.4g}", "explained_variance": "R² {:.3f}", "cosine": "cos {:.3f}"}
-"""How metrics are shown; a method may have others, which are only written to the file."""
+"""How metrics are shown; a method's other metrics are only written to the file."""
 
 
 class _Terminal(Console):
-    """The standard error stream; a reader who leaves (a closed pipe) ends what is said, and never the run."""
+    """The standard error stream; a closed pipe silences the output and never ends the run."""
 
     def __init__(self, *, silent: bool) -> None:
         super().__init__(stderr=True, highlight=False, quiet=silent)
 
     def on_broken_pipe(self) -> None:
-        """Is called by rich, whose own answer is to leave the program."""
+        """Called by rich, whose default is to exit the program."""
         self.quiet = True
 
 
@@ -75,7 +75,7 @@ class Progress:
         self.show(step, total, f"{details or 'loss not finite'}  {line['clips_per_second']:.0f} clips/s")
 
     def show(self, step: int, total: int, details: str) -> None:
-        """Shows a position, with words beside it; in a log only every `LOG_SECONDS`."""
+        """Shows a position with details; in a log only every `LOG_SECONDS`."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, total=total, details=details)
             return

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, a closed terminal and the end of the time as polite requests: finish the step, save, leave."""
+"""Ctrl-C, SIGTERM, a closed terminal and the time limit as requests to finish the step, save and exit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OUT_OF_TIME = 75
-"""Exit code (EX_TEMPFAIL) of work that ended because its time was up: the same command continues it."""
+"""Exit code (EX_TEMPFAIL) after the time limit was reached: the same command continues the work."""
 
 
 class StopRequests:
     """A ``with`` block in which a signal only sets `received`; a second Ctrl-C interrupts at once.
 
     Args:
-        max_hours: The time that the block may take; None for as long as it wants.
+        max_hours: Time limit for the block; None for no limit.
     """
 
     def __init__(self, max_hours: float | None = None) -> None:
@@ -28,18 +28,18 @@ class StopRequests:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the time is up."""
+        """Whether the time limit is reached."""
         return time.monotonic() > self._end
 
     @property
     def pending(self) -> bool:
-        """Whether anything asks to stop."""
+        """Whether a signal or the time limit asks to stop."""
         return self.received is not None or self.out_of_time
 
     def __enter__(self) -> StopRequests:
         # Python lets only the main thread set handlers; elsewhere the caller keeps its own.
         if threading.current_thread() is threading.main_thread():
-            # What is ignored stays so: nohup wants a closed terminal to mean nothing.
+            # Ignored signals stay ignored: nohup relies on that for SIGHUP.
             heard = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._receive) for number in heard}
         return self

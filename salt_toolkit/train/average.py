@@ -1,4 +1,4 @@
-"""A moving average of the weights that a run exports, for export and evaluation."""
+"""Exponential moving average of exported weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from salt_toolkit.train.processes import replicated_like
 class WeightAverage:
     """An exponential moving average of some modules' parameters; buffers are the modules' own.
 
-    The decay begins small, ``(1 + n) / (10 + n)`` after n updates, so that the random first weights are soon
+    The decay warms up as ``(1 + n) / (10 + n)`` after n updates, so that the random initial weights are quickly
     forgotten (as in TensorFlow's ExponentialMovingAverage).
 
     Args:
-        modules: By name, whose parameters to average; their present ones are the first average.
-        decay: How much of the average stays in each update, once it has warmed up.
+        modules: Modules to average, by name; the average starts at their current parameters.
+        decay: Decay after warm-up.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
@@ -32,7 +32,7 @@ class WeightAverage:
 
         Args:
             step: Steps of the run so far.
-            skipped: 1 on the device if the last of them was skipped, and the average stays; 0 otherwise.
+            skipped: On the device: 1 if the last step was skipped, which leaves the average unchanged; 0 otherwise.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         weight = (1 - decay) * (1 - skipped)
@@ -41,16 +41,16 @@ class WeightAverage:
             average.lerp_(parameters[name], replicated_like(weight, average))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averages, by ``module.parameter``; shards where the parameters are."""
+        """The averages, by ``module.parameter``; sharded like the parameters."""
         return dict(self._average)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes averages that were saved; whole ones, or shards where the parameters are."""
+        """Restores saved averages, which are sharded like the parameters."""
         for name, tensor in tensors.items():
             self._average[name].copy_(tensor)
 
     def state_dict(self, module: str) -> dict[str, Tensor]:
-        """One module's state with averages in the place of parameters."""
+        """One module's state dict, with averages instead of parameters."""
         names = dict(self.modules[module].named_parameters())
         averages = {name: self._average[f"{module}.{name}"] for name in names}
         return {**self.modules[module].state_dict(), **averages}

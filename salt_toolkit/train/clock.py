@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and what the device's memory holds."""
+"""Timing of a run, and the device's peak memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Clock:
         self._num_batches = 0
 
     def watch(self, batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
-        """The same batches, with the time taken that each is waited for."""
+        """The same batches; measures the time spent waiting for each."""
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -30,7 +30,7 @@ class Clock:
             yield batch
 
     def lap(self) -> tuple[float, float, int]:
-        """Seconds since the last lap, the share spent waiting, and the batches that came."""
+        """Seconds since the last lap, the share spent waiting for data, and the number of batches."""
         now = time.perf_counter()
         seconds = now - self._start
         lap = (seconds, self._waited / seconds, self._num_batches)
@@ -39,7 +39,7 @@ class Clock:
 
 
 def device_memory(device: torch.device) -> dict[str, float]:
-    """The most memory that tensors have taken on a GPU so far; nothing for a CPU."""
+    """Peak tensor memory on a GPU so far; empty for a CPU."""
     if device.type != "cuda":
         return {}
     return {"device_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}

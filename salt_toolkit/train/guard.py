@@ -14,14 +14,14 @@ from salt_toolkit.train.metrics import StepFile
 from salt_toolkit.train.processes import Processes
 
 LEAST = 10
-"""Skipped steps from which on more than half of all steps are too many, whatever the limit."""
+"""Minimum number of skipped steps before skipping over half of all steps stops the run, whatever the limit."""
 
 ADVICE = 'lower the learning rate, set optimizer.grad_clip, or train with precision = "fp32"'
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What is known of a step when its work is under way on the device."""
+    """A step whose result has not yet been read from the device."""
 
     number: int
     clip_ids: Sequence[str]
@@ -30,12 +30,12 @@ class _Step:
 
 
 class SkippedSteps:
-    """The book of skipped steps, in a ``with`` block; it looks at the device only when it is asked to.
+    """The log of skipped steps, a context manager; it synchronises with the device only in `settle`.
 
     Args:
         path: ``skipped_steps.jsonl`` of the run, written by the first process.
-        done: Steps that the run to be continued has done.
-        limit: Skipped steps of the whole run at which it stops.
+        done: Completed steps of the run being resumed.
+        limit: Skipped steps, over the entire run, above which it stops.
         processes: All of the run's.
     """
 
@@ -48,11 +48,11 @@ class SkippedSteps:
         self._waiting: list[_Step] = []
 
     def note(self, step: int, clip_ids: Sequence[str], skipped: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Remembers a step without looking at it."""
+        """Remembers a step without synchronising with the device."""
         self._waiting.append(_Step(step, clip_ids, skipped, values))
 
     def settle(self) -> None:
-        """Looks at the steps since the last time, and records those that were skipped.
+        """Reads the results of the steps since the last call, and records those that were skipped.
 
         Raises:
             RunError: There are too many.
@@ -62,7 +62,7 @@ class SkippedSteps:
             return
         flags = torch.stack([step.skipped for step in waiting]).tolist()
         skipped = [step for step, flag in zip(waiting, flags, strict=True) if flag]
-        for step in skipped:  # the same ones in every process, for they agree before they skip
+        for step in skipped:  # the same steps in every process, because skipping is decided by all-reduce
             self._record(step)
         if skipped and (self.count > self.limit or (self.count >= LEAST and self._most_of(waiting[-1].number))):
             raise RunError(
@@ -72,10 +72,10 @@ class SkippedSteps:
             )
 
     def refuse_most(self, steps: int) -> None:
-        """Refuses to call a run complete that has learned from less than half of its steps.
+        """Refuses to complete a run that skipped more than half of its steps.
 
         Raises:
-            RunError: It has.
+            RunError: Too many steps were skipped.
         """
         if self._most_of(steps):
             raise RunError(

@@ -1,4 +1,4 @@
-"""Metrics: gathered on the device, read late and together, written one JSON object a line."""
+"""Metrics: collected on the device, read back late and in bulk, written as JSON Lines."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from salt_toolkit.system.files import read_lines, write_text, writing
 
 
 class Meter:
-    """Gathers each step's scalars; reading them is the one moment that waits for the device, and for other processes.
+    """Collects each step's scalars; only `read` synchronises with the device and with other processes.
 
     Args:
-        read: What an earlier meter had gathered, by name, when its checkpoint was written.
+        read: Values that the checkpoint's meter had collected, by name.
     """
 
     def __init__(self, read: Mapping[str, list[float]] | None = None) -> None:
@@ -28,19 +28,19 @@ class Meter:
         self._waiting: dict[str, list[Tensor]] = {}
 
     def add(self, scalars: Mapping[str, Sequence[Tensor]]) -> None:
-        """Adds scalars without looking at them."""
+        """Adds scalars without synchronising with the device."""
         for name, some in scalars.items():
             self._waiting.setdefault(name, []).extend(some)
 
     def read(self) -> dict[str, list[float]]:
-        """Everything gathered since the last `clear`, as numbers: means over all processes."""
+        """All values since the last `clear`, averaged over processes."""
         for name, scalars in self._waiting.items():
             self._read.setdefault(name, []).extend(mean_over_processes(torch.stack(scalars).float()).tolist())
         self._waiting.clear()
         return self._read
 
     def means(self) -> dict[str, float]:
-        """The mean of each name's scalars, of those that are finite; NaN where none is."""
+        """The mean of each metric's finite values; NaN if there are none."""
         finite = {name: [value for value in values if math.isfinite(value)] for name, values in self.read().items()}
         return {name: sum(values) / len(values) if values else math.nan for name, values in finite.items()}
 
@@ -51,15 +51,14 @@ class Meter:
 
 
 class StepFile:
-    """A file with one JSON object a line, each of a step; none twice or missing after a resume. A ``with`` block.
+    """A JSON Lines file with entries by step; no duplicates or gaps after a resume. A context manager.
 
     Args:
-        path: The file; None for none, as in all processes but the first.
-        done: Steps that the run to be continued has done; later lines are dropped, for they will
-            be computed again.
+        path: The file; None writes nothing, as in all processes but the first.
+        done: Completed steps of the run being resumed; later lines are dropped, because those steps will be repeated.
 
     Raises:
-        RunError: The disk is full, or cannot be written.
+        RunError: The disk is full or not writable.
     """
 
     def __init__(self, path: Path | None, *, done: int) -> None:
@@ -88,7 +87,7 @@ class StepFile:
         return self
 
     def __exit__(self, *details: object) -> None:
-        # What a full disk did not take was told when it was written.
+        # A full disk has already been reported by `write`.
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()

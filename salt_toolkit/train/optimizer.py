@@ -13,10 +13,10 @@ from salt_toolkit.train.checkpoint import owned_parameters
 
 
 def build_optimizer(method: Method, section: OptimizerSection) -> torch.optim.AdamW:
-    """Fused AdamW; in each of the method's groups with weight decay, and without (biases, norms: whatever is 1-D).
+    """Fused AdamW; each of the method's groups is split so that 1-D parameters (biases, norms) have no weight decay.
 
     Raises:
-        PluginError: The method groups parameters that do not learn, or one twice.
+        PluginError: A group contains a parameter that is not trained, or a parameter appears twice.
     """
     groups = [group for each in _groups(method) for group in _by_decay(each)]
     return torch.optim.AdamW(groups, lr=0.0, betas=section.betas, eps=section.eps, weight_decay=0.0, fused=True)
@@ -30,7 +30,7 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
 
 
 def _groups(method: Method) -> list[ParameterGroup]:
-    """All parameters that learn: those without a group of their own come first."""
+    """All trainable parameters; those that the method puts in no group come first."""
     left = {id(parameter): parameter for parameter in owned_parameters(method).values()}
     groups = list(method.parameter_groups())
     for group in groups:

@@ -1,4 +1,4 @@
-"""One process or many: DDP or FSDP2, started by torchrun, `accelerate launch`, or another launcher like them."""
+"""One process or many: DDP or FSDP2, started by torchrun, `accelerate launch` or a compatible launcher."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ValueT = TypeVar("ValueT")
 
 
 class Processes:
-    """The processes of a run, as one of them sees them; made once, before anything else.
+    """The process group of a run; created once, before anything else.
 
-    Ranks and addresses come from the launcher's environment. Without a launcher there is one process, and
-    nothing is set up.
+    Ranks and addresses come from the launcher's environment. Without a launcher there is a single process, and no
+    process group is initialised.
 
     Args:
-        recipe: What is to be trained.
+        recipe: The recipe to train.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -43,25 +43,25 @@ class Processes:
             )
         if self.count > 1:
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-            # Small questions between hosts go by gloo, so that none of them waits for a GPU.
+            # Small CPU values travel over gloo, so that exchanging them never waits for a GPU.
             self._host = dist.new_group(backend="gloo")
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks to people."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     def join(self, method: Method) -> nn.Module:
-        """Joins a method with those of the other processes: gradients become means over all of them.
+        """Wraps a method for distributed training: gradients become means over all processes.
 
-        Weights and statistics are first made those of the first process. In shards, the method's parameters
-        are other objects afterwards, so that an optimizer is to be made after this.
+        Weights and statistics are first broadcast from the first process. Sharding replaces the method's parameter
+        objects, so create the optimizer afterwards.
 
         Args:
             method: Calibrated or restored, on the device.
 
         Returns:
-            The module to call for a step. The method itself stays of use for its parts.
+            The module to call for a step. The method itself remains valid for access to its components.
         """
         if self.count == 1:
             return method
@@ -74,13 +74,13 @@ class Processes:
             return _shard(method, device)
         frozen = [name for name, parameter in method.named_parameters() if not parameter.requires_grad]
         buffers = [name for name, _ in method.named_buffers()]
-        # Teachers are the same everywhere, and the objectives keep their statistics equal by themselves.
+        # Frozen teachers are identical everywhere, and objectives synchronise their own statistics.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, [*frozen, *buffers])
         return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
 
     @contextlib.contextmanager
     def without_sync(self, module: nn.Module) -> Iterator[None]:
-        """A context in which gradients only add up in each process, for all but the last batch of a step."""
+        """A context in which gradients accumulate locally, for all but the last batch of a step."""
         if isinstance(module, DistributedDataParallel):
             with module.no_sync():
                 yield
@@ -92,7 +92,7 @@ class Processes:
             yield
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all have to ask together."""
+        """Whether the flag is set in any process. A collective call."""
         if self._host is None:
             return flag
         found = torch.tensor(int(flag))
@@ -100,7 +100,7 @@ class Processes:
         return bool(found)
 
     def from_first(self, value: ValueT) -> ValueT:
-        """The first process's value, for all."""
+        """The first process's value, in every process."""
         if self._host is None:
             return value
         values = [value]
@@ -108,7 +108,7 @@ class Processes:
         return values[0]
 
     def decided(self, question: Callable[[], ValueT]) -> ValueT:
-        """The first process's answer, for all; also its error in the user's words, which all then raise."""
+        """The first process's answer, in every process; if it fails, all raise its error, explained for users."""
         answer: tuple[ValueT | None, SaltError | None] = (None, None)
         if self.is_first:
             try:
@@ -121,7 +121,7 @@ class Processes:
         return value  # pyright: ignore[reportReturnType]
 
     def gathered(self, value: ValueT) -> list[ValueT]:
-        """Every process's value, in the order of their ranks."""
+        """Every process's value, in order of rank."""
         if self._host is None:
             return [value]
         values: list[Any] = [None] * self.count
@@ -129,24 +129,24 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Waits until all processes have come here."""
+        """Waits until all processes have reached this call."""
         if self._host is not None:
             dist.barrier(group=self._host)
 
     def close(self) -> None:
-        """Ends the conversation; the last call."""
+        """Destroys the process group; the last call."""
         if self._host is not None:
             dist.destroy_process_group()
             self._host = None
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may lie in shards, put together on every process; all have to ask together."""
+    """The full tensor on every process, if it is sharded. A collective call."""
     return tensor.full_tensor() if _is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, as another of the same shape is sharded."""
+    """This process's shard of a full tensor, with the sharding of another tensor of the same shape."""
     if not _is_sharded(like) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -155,7 +155,7 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def replicated_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor that is the same on all processes, in a form that goes together with a sharded one."""
+    """A tensor that is equal on all processes, as a replicated DTensor if ``like`` is sharded."""
     if not _is_sharded(like):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate
@@ -168,16 +168,16 @@ def _is_sharded(tensor: Tensor) -> bool:
 
 
 def _wants_shards(recipe: Recipe) -> bool:
-    """The recipe says so, or `accelerate launch --use_fsdp` does."""
+    """Whether the recipe or `accelerate launch --use_fsdp` asks for sharding."""
     return recipe.train.parallel == "fsdp2" or os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def _shard(method: Method, device: torch.device) -> nn.Module:
-    """Shares the weights that learn out among the processes, block by block; teachers stay whole in each."""
+    """Shards the trainable weights over the processes, block by block; teachers are replicated."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    for kind in (StepOutput, ClipBatch):  # sharding looks for the tensors in what modules take and return
+    for kind in (StepOutput, ClipBatch):  # FSDP must find the tensors in a module's inputs and outputs
         if kind not in pytree.SUPPORTED_NODES:
             pytree.register_dataclass(kind)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
@@ -189,7 +189,7 @@ def _shard(method: Method, device: torch.device) -> nn.Module:
 
 
 def _blocks(method: Method) -> list[nn.Module]:
-    """The modules that stand in a row, alike, and learn: a transformer's blocks."""
+    """The trainable modules that repeat in sequence: a transformer's blocks."""
     found: list[nn.Module] = []
     for module in method.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1:

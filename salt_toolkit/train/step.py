@@ -22,12 +22,12 @@ from salt_toolkit.train.processes import Processes, replicated_like, whole
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves on the device.
+    """The results of a step, still on the device.
 
     Attributes:
-        scalars: The metrics of each batch, and the gradient's norm; NaN if the step was skipped. To be read late.
-        values: Loss and gradient's norm as they were.
-        skipped: 1 if the weights stayed as they were, because something was not finite; 0 otherwise.
+        scalars: Metrics of each batch, and the gradient norm; NaN if the step was skipped. Reading them synchronises.
+        values: Loss and gradient norm, finite or not.
+        skipped: 1 if the update was skipped because loss or gradient was not finite; 0 otherwise.
         clip_ids: This process's clips.
     """
 
@@ -38,13 +38,13 @@ class StepResult:
 
 
 class Stepper:
-    """Makes optimizer steps of a method; nothing in it waits for the device.
+    """Runs a method's optimizer steps without ever synchronising with the device.
 
     Args:
         recipe: A valid recipe.
         method: Calibrated or restored, on the machine's device.
         machine: Where, and in what precision.
-        processes: All of the run's; its gradients become means over them.
+        processes: The run's processes; gradients are averaged over them.
     """
 
     def __init__(self, recipe: Recipe, method: Method, machine: Machine, processes: Processes) -> None:
@@ -71,7 +71,7 @@ class Stepper:
             weight_decay: Weight decay.
         """
         set_rates(self.optimizer, lr=lr, weight_decay=weight_decay)
-        # Each process drops out paths of its own; the first one's are those of a run with one process.
+        # Each process draws its own stochastic depth; the first draws what a single-process run would.
         key = ("step", number, *([self.processes.rank] if self.processes.rank else []))
         torch.manual_seed(seed_for(self.recipe.run.seed, *key))
         scalars: dict[str, list[Tensor]] = {}
@@ -94,7 +94,7 @@ class Stepper:
         return StepResult(left_in, values, skipped, tuple(clip_ids))
 
     def to_device(self, batch: ClipBatch) -> ClipBatch:
-        """The batch on the device; on a GPU the copy goes beside the computation, in a stream of its own."""
+        """The batch on the device; on a GPU the copy runs in its own stream, in parallel with computation."""
         if self._copies is None:
             return batch.to(self.machine.device)
         with torch.cuda.stream(self._copies):
@@ -106,7 +106,7 @@ class Stepper:
         return moved
 
     def forward_and_backward(self, batch: ClipBatch, scalars: dict[str, list[Tensor]], *, last: bool) -> None:
-        """Adds a batch's gradient, and its loss and metrics to ``scalars``; the step's last joins all processes'."""
+        """Accumulates a batch's gradient, and its metrics in ``scalars``; the last batch synchronises gradients."""
         with nullcontext() if last else self.processes.without_sync(self._joined):
             if self._replays:
                 torch.compiler.cudagraph_mark_step_begin()
@@ -114,7 +114,7 @@ class Stepper:
                 output = self._module(batch)
             (output.loss / self.recipe.train.accumulate).backward()
         for name, scalar in {"loss": output.loss.detach(), **output.metrics}.items():
-            # A graph's replay writes over what the one before has given, and scalars are read late.
+            # Replaying a CUDA graph overwrites the previous outputs, and scalars are read later.
             scalars.setdefault(name, []).append(scalar.clone() if self._replays else scalar)
 
     def _clip_gradient(self) -> Tensor:
@@ -132,7 +132,7 @@ class Stepper:
         return skipped
 
     def _update(self, number: int, skipped: Tensor) -> None:
-        # The fused optimizer looks at the flag on the device itself, and leaves everything as it is.
+        # The fused optimizer checks the flag on the device and skips the update, without a synchronisation.
         self.optimizer.found_inf = replicated_like(skipped, self.parameters[0])  # pyright: ignore
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Damage that decoders hide: a file that holds less than its header promises, or has a hole."""
+"""Damage that decoders conceal: files that contain less than their header promises, or have gaps."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 _TOLERANCE = Fraction(1, 10)
-"""How much shorter than its header a sound file may be: writers round, and estimate."""
+"""How much shorter than its header an intact file may be, because writers round and estimate."""
 
 _HOLE_BYTES = 4096
-"""Bytes between packets that no header of a container needs."""
+"""More bytes between packets than any container header needs."""
 
 _HOLE_PERIODS = 3
-"""How many frames' time a hole skips at least."""
+"""Minimum duration of a gap, in frames."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a container and its header promise.
+    """What a container and its header declare.
 
     Attributes:
-        end: Seconds at which the file ends; None where the header is silent.
-        num_frames: Frames of the video; 0 where the header is silent.
+        end: Seconds at which the file ends; None if the header does not say.
+        num_frames: Frames of the video; 0 if the header does not say.
         tick: The video stream's unit of time, in seconds.
         may_hide_frames: Whether an edit list may hide frames that the header counts.
-        is_dense: Whether packets lie in the order of the file with next to nothing between them.
+        is_dense: Whether packets follow each other in the file with almost nothing in between.
     """
 
     end: Fraction | None
@@ -36,14 +36,14 @@ class Header:
 
 @dataclass
 class Timeline:
-    """What the packets of a file say, gathered in one pass.
+    """Times and positions of a file's packets, collected in one pass.
 
     Attributes:
         end: Seconds at which the last packet ends.
         shown: Presentation times of the packets that hold a shown frame, in the stream's unit.
-        keys: Number and presentation time of the packets from which decoding may begin.
+        keys: Index and presentation time of the packets at which decoding can start.
         num_packets: Packets of the video stream.
-        num_corrupt: Of these, packets that are cut or marked as damaged.
+        num_corrupt: Of these, packets that are truncated or marked as damaged.
         gaps: Bytes that belong to no packet before a packet, and the time from the packet before, in
             the stream's unit.
         unused_bytes: Bytes that belong to no packet, after the last packet of the video.
@@ -61,7 +61,7 @@ class Timeline:
     _latest: int | None = None
 
     def note_bytes(self, position: int | None, size: int) -> None:
-        """Notes where in the file a packet of any stream lies."""
+        """Records a packet's position in the file, for any stream."""
         if position is None:
             return
         if self._position is not None and position > self._reached:
@@ -71,7 +71,7 @@ class Timeline:
         self._position = position
 
     def note_packet(self, pts: int | None, *, is_key: bool, is_shown: bool) -> None:
-        """Notes a packet of the video stream; its bytes have been noted before."""
+        """Records a packet of the video stream, after `note_bytes`."""
         if is_key:
             self.keys.append((self.num_packets, pts))
         if is_shown:
@@ -85,10 +85,10 @@ class Timeline:
 
 
 def find_damage(header: Header, timeline: Timeline) -> str:
-    """Compares what the header promises with what the packets hold.
+    """Compares the header with the packets.
 
     Returns:
-        What is wrong, as a clause; empty for a sound file.
+        What is wrong, as a clause; empty for an intact file.
     """
     if timeline.num_packets < 2:
         return "it holds one picture: a still image is no clip" if timeline.num_packets else "it holds no picture"
@@ -107,13 +107,13 @@ def find_damage(header: Header, timeline: Timeline) -> str:
             f"its header promises {header.num_frames} frames in {float(header.end):.2f} s, and it holds "
             f"{timeline.num_packets} that end after {float(timeline.end):.2f} s: its times are damaged"
         )
-    # Where frames may be hidden on purpose, a lower count is damage only if the end is missing too.
+    # If an edit list may hide frames, a lower count is damage only if the end is missing too.
     is_cut = lost_time > period / 2 if header.may_hide_frames else lost_frames > _TOLERANCE * header.num_frames
     if lost_frames > 0 and is_cut:
         return f"its header promises {header.num_frames} frames and it holds {timeline.num_packets}: it is cut short"
     gaps = [(num_bytes, ticks * header.tick) for num_bytes, ticks in timeline.gaps]
     for num_bytes, seconds in [*gaps, (timeline.unused_bytes, lost_time)] if header.is_dense else ():
-        # Both at once: slow recordings skip time without losing bytes, and side data take bytes but no time.
+        # Require both: slow recordings skip time without losing bytes, and side data take bytes but no time.
         if num_bytes > _HOLE_BYTES and seconds > _HOLE_PERIODS * period:
             return f"it has a hole: {num_bytes} bytes and {float(seconds):.2f} s belong to no packet"
     return ""

@@ -1,4 +1,4 @@
-"""From a decoded picture to a clip's frame: the box cut out, resized, perhaps mirrored."""
+"""From a decoded picture to a clip's frame: crop, resize, flip."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def cut_out(
 ) -> UInt8[np.ndarray, "size size channels"]:
     """Cuts the view's box out of a picture and resizes it to ``size`` x ``size`` pixels.
 
-    Bilinear with antialiasing, computed on the box alone: what lies outside never bleeds in.
+    Bilinear with antialiasing, computed on the box only, so that pixels outside never bleed in.
     """
     box = picture[view.top : view.top + view.height, view.left : view.left + view.width]
-    # The batch axis comes first, then the channels move: in this order torch sees its fast layout.
+    # Add the batch axis before permuting: torch then recognises channels_last, its fast layout.
     channels_last = torch.from_numpy(np.ascontiguousarray(box))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(channels_last, (size, size), mode="bilinear", antialias=True)
     frame = resized.permute(0, 2, 3, 1)[0].numpy()

@@ -1,8 +1,8 @@
 """Exact frames with PyAV: frame i is the i-th picture in display order, whatever the container says.
 
-The packets of the file are read once, without decoding. Their sorted presentation times number the
-frames, so a wanted frame is found by its time, after decoding from the key frame before it. Where a
-container has no presentation times (AVI), frames are counted as they leave the decoder instead.
+The file's packets are read once, without decoding. Their sorted presentation times index the frames, so a frame is
+located by its time, after decoding from the preceding key frame. For containers without presentation times (AVI),
+frames are counted as they leave the decoder instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from salt_toolkit.video.reader import blaming
 from salt_toolkit.views import View
 
 _KEEP_BYTES = 64 * 2**20
-"""Packets of files up to this size stay in memory between counting and decoding; others are read again."""
+"""Files up to this size keep their packets in memory between indexing and decoding; larger ones are read again."""
 
 _VP8_SHOWN = 0x10
 """Bit of a VP8 packet's first byte: the frame is to be shown (RFC 6386, section 9.1)."""
@@ -45,8 +45,8 @@ _Convert = Callable[[VideoFrame], np.ndarray]
 class PyAVReader:
     """One video, opened with PyAV; see `reader.VideoReader`.
 
-    Nothing here refers back to the reader: it frees its packets, codec and threads as soon as it is let go, without
-    waiting for Python's cyclic garbage collector.
+    There are no reference cycles through the reader, so its packets, codec and threads are freed as soon as it is
+    released, without waiting for the garbage collector.
     """
 
     def __init__(self, path: str) -> None:
@@ -63,7 +63,7 @@ class PyAVReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # An exception's traceback may keep the reader for longer; what it holds must go all the same.
+        # An exception's traceback may keep the reader alive; free its resources anyway.
         self._running.close()
         self._first = self._packets = None
         self._container.close()
@@ -84,7 +84,7 @@ class PyAVReader:
         self._context = self._stream.codec_context
         # One codec thread: many readers run at once, and FFmpeg's own threads can deadlock in loaders.
         self._context.thread_count = 1
-        # Damage becomes an error instead of a picture patched from its neighbours.
+        # Report damage as an error instead of concealing it with neighbouring pixels.
         self._context.options = {"err_detect": "explode"}
         timeline = self._read_packets()
         damage = find_damage(_header(self._container, self._stream), timeline)
@@ -103,11 +103,11 @@ class PyAVReader:
         self.num_frames = len(self._times) or sum(1 for _ in self._frames_from(0))
 
     def _read_packets(self) -> Timeline:
-        """Reads all packets once: notes their times, and keeps the video's own where they are small."""
+        """Reads all packets once: records their times, and keeps the video packets of small files."""
         timeline = Timeline()
         num_bytes = os.path.getsize(self.path)
         self._packets: list[Packet] | None = [] if num_bytes <= _KEEP_BYTES else None
-        # With a length for each stream, the video's own end counts; else that of the longest stream.
+        # If streams have their own durations, use the video's end; otherwise that of the longest stream.
         streams = self._container.streams if self._stream.duration is None else (self._stream,)
         ends: dict[int, int] = {}
         for packet in self._container.demux(*streams):
@@ -133,13 +133,13 @@ class PyAVReader:
             self._packets.append(packet)
 
     def _decode(self, start: int) -> _Frames:
-        """All frames that come out when the decoder begins afresh with packet number ``start``."""
+        """All frames that a fresh decoder returns, starting at packet ``start``."""
         if self._packets is not None:
             return _decode_packets(self._context, self._packets, start)
         return _decode_file(self._context, self.path, self._stream.index, start)
 
     def _frames_from(self, start: int) -> Iterator[VideoFrame]:
-        """Frames from a packet on; the first call goes on where the probe of the first frame stopped."""
+        """Frames from a packet on; the first call continues after the probed first frame."""
         first, self._first = self._first, None
         if start == 0 and first is not None:
             return chain((first,), self._running)
@@ -154,13 +154,13 @@ class PyAVReader:
             if start == 0:
                 raise
             found = {}
-        # Not every key frame is a clean start (open groups of pictures, gradual refresh).
+        # Not every key frame is a clean entry point (open GOPs, gradual refresh).
         if found is not None and len(found) < len(wanted) and start > 0:
             found = self._frames_at_times(0, wanted, convert)
         return self._find_by_count(wanted, convert) if found is None else found
 
     def _frames_at_times(self, start: int, wanted: list[int], convert: _Convert) -> dict[int, np.ndarray] | None:
-        """Frames by index; None when their times do not ascend, and so number nothing."""
+        """Frames by index; None if their times do not ascend and so cannot index frames."""
         index_of = {self._times[index]: index for index in wanted}
         found: dict[int, np.ndarray] = {}
         earlier = None
@@ -215,7 +215,7 @@ def _decoding(path: str) -> Iterator[None]:
 
 def _open(path: str) -> InputContainer:
     try:
-        # Nothing but files is ever opened, and odd bytes in a title are no reason to refuse a video.
+        # Never open anything but files; and do not refuse a video because of odd bytes in its title.
         return av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
     except FFmpegError as error:
         raise BadClip(path, f"it cannot be opened as a video: {error.strerror}") from error
@@ -234,7 +234,7 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
 
 
 def _presentation_times(container: InputContainer, timeline: Timeline) -> list[int]:
-    """The frames' times in display order; empty where times do not tell the frames apart."""
+    """The frames' times in display order; empty if times do not identify frames."""
     times = [pts for pts in timeline.shown if pts is not None]
     # AVI has no presentation times: FFmpeg guesses them, wrongly where frames are reordered.
     if container.format.name == "avi" or len(set(times)) < len(timeline.shown):
@@ -245,7 +245,7 @@ def _presentation_times(container: InputContainer, timeline: Timeline) -> list[i
 def _header(container: InputContainer, stream: VideoStream) -> Header:
     is_mov, is_matroska = (name in container.format.name.split(",") for name in ("mov", "matroska"))
     end = None
-    # Of other containers FFmpeg only estimates the length.
+    # For other containers, FFmpeg only estimates the duration.
     if is_mov and stream.duration is not None:
         end = (stream.duration + (stream.start_time or 0)) * _tick(stream)
     elif is_matroska and container.duration is not None:

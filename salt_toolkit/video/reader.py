@@ -1,4 +1,4 @@
-"""What a decoder must do."""
+"""The interface of a decoder."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class VideoReader(Protocol):
 
 @contextmanager
 def blaming(path: str) -> Iterator[None]:
-    """Makes a bad clip of whatever a decoder raises while it works on one file, foreseen or not.
+    """Turns any exception of a decoder, expected or not, into a `BadClip`.
 
-    Only for a decoder's work: mistakes in the code of a data set must not pass for bad files.
+    Wrap only calls to the decoder: bugs in a dataset's code must not look like bad files.
 
     Raises:
-        BadClip: With what was raised, unless it was a `SaltError`, or memory ran out.
+        BadClip: With the original exception's text. A `SaltError` or MemoryError passes through.
     """
     try:
         yield

@@ -1,1 +1,1 @@
-"""From checkpoint files to modules, whole or not at all."""
+"""Strict loading of checkpoint files into modules."""

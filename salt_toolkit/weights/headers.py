@@ -1,7 +1,7 @@
-"""What a checkpoint's files say of themselves: the shapes of their weights, from headers alone; without torch.
+"""The shapes of a checkpoint's weights, read from file headers alone, without torch.
 
-So `salt check` can tell a wrong or a torn file from a right one in milliseconds. Pickles are walked by
-an unpickler that builds nothing.
+This lets `salt check` recognise a wrong or truncated file in milliseconds. Pickles are walked by an unpickler that
+builds nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import IO, Any, TypeVar
 from salt_toolkit.errors import CheckpointError
 
 WRAPPERS = ("model", "module", "state_dict")
-"""Keys under which training scripts put the weights."""
+"""Keys under which training scripts store the weights."""
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
-"""What DistributedDataParallel, torch.compile and detection code put before every key."""
+"""Prefixes that DistributedDataParallel, torch.compile and detection code add to every key."""
 
 SAFE_GLOBALS = {
     "_codecs.encode",
@@ -34,9 +34,9 @@ SAFE_GLOBALS = {
     "collections.OrderedDict",
     "torch.serialization._get_layout",
 }
-"""What may stand in a pickle besides torch's own: training scripts save their arguments beside the weights.
+"""Globals allowed in a pickle besides torch's own: training scripts save their arguments with the weights.
 
-All of it is what ``torch.load(weights_only=True)`` takes, with argparse.Namespace allowed.
+``torch.load(weights_only=True)`` accepts all of these, once argparse.Namespace is allowed.
 """
 
 _REBUILD_TENSOR = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
@@ -46,20 +46,20 @@ ValueT = TypeVar("ValueT")
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's weights, from its header alone, with wrappers and their prefixes taken off.
+    """The shapes of a file's weights, from its header alone, with wrappers and key prefixes removed.
 
     Args:
-        file: safetensors, or what torch.save wrote (either of its formats).
+        file: A safetensors file, or a file of torch.save (in either of its formats).
 
     Raises:
-        CheckpointError: The file is torn, holds no weights, or would run code when loaded.
+        CheckpointError: The file is truncated, contains no weights, or would run code when loaded.
     """
     try:
         with file.open("rb") as opened:
             start = opened.read(1)
             is_zip = zipfile.is_zipfile(opened)
             opened.seek(0)
-            if is_safetensors(file):  # asked first: the length before its header may begin like a pickle
+            if is_safetensors(file):  # checked first: its length field may look like the start of a pickle
                 found = _safetensors_shapes(file)
             elif is_zip:
                 found = _zip_shapes(file)
@@ -70,7 +70,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         shapes = {key: value.shape for key, value in unwrap(found).items() if isinstance(value, _Tensor)}
     except CheckpointError:
         raise
-    except Exception as error:  # a torn pickle may raise anything
+    except Exception as error:  # a truncated pickle may raise anything
         raise CheckpointError(torn(file, first_line(error))) from error
     if not shapes:
         raise CheckpointError(f"{file} holds no weights; name the file of a model's state_dict")
@@ -78,7 +78,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing in other files."""
+    """The metadata of a safetensors file; empty for other files."""
     return _header(file)[0].get("__metadata__", {}) if is_safetensors(file) else {}
 
 
@@ -89,9 +89,9 @@ def is_safetensors(file: Path) -> bool:
 
 
 def unwrap(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """Takes a state_dict out of what training scripts put around it, and off the prefixes of its keys.
+    """Extracts a state_dict from the wrappers of training scripts, and removes key prefixes.
 
-    What has no name for a key, such as an optimizer's numbered state, is left out.
+    Entries without a string key, such as an optimizer's numbered state, are dropped.
     """
     for wrapper in WRAPPERS:
         inner = state.get(wrapper)
@@ -101,7 +101,7 @@ def unwrap(state: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def strip_prefixes(state: Mapping[str, ValueT], prefixes: Sequence[str]) -> dict[str, ValueT]:
-    """Takes prefixes off while every key has one of them."""
+    """Removes prefixes that every key has in common."""
     stripped = dict(state)
     for prefix in (*prefixes, *prefixes):
         if stripped and all(key.startswith(prefix) for key in stripped):
@@ -115,7 +115,7 @@ def first_line(error: BaseException) -> str:
 
 
 def torn(file: Path, reason: str) -> str:
-    """The error text for a file that is not what it should be."""
+    """The error text for a damaged file."""
     return f"{file} is truncated or not a checkpoint ({reason}); download it again"
 
 
@@ -171,7 +171,7 @@ class _Tensor:
 
 
 class _Nothing:
-    """Stands for whatever a pickle would build besides tensors and containers."""
+    """Placeholder for every object in a pickle that is not a tensor or container."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -185,10 +185,10 @@ class _Nothing:
 
 
 class _Walker(pickle._Unpickler):
-    """Follows a pickle and builds shapes instead of tensors; nothing that it names is imported.
+    """Walks a pickle and builds shapes instead of tensors; nothing it names is imported.
 
-    It is Python's own unpickler in Python: the one in C sets aside whatever memory a torn or malicious
-    pickle asks for, up to 64 GB for four wrong bytes.
+    Based on Python's pure-Python unpickler: the C one allocates whatever memory a truncated or malicious pickle asks
+    for, up to 64 GB for four wrong bytes.
     """
 
     def __init__(self, file: IO[bytes] | zipfile.ZipExtFile) -> None:

@@ -1,4 +1,4 @@
-"""Weights from files into modules: whole, or not at all."""
+"""Strict loading of weights from files into modules."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from salt_toolkit.weights.whole import require_whole
 
 
 def read_weights(checkpoint: CheckpointFiles) -> dict[str, Tensor]:
-    """Reads every tensor of a checkpoint, on the CPU, with wrappers and their prefixes taken off.
+    """Reads every tensor of a checkpoint, on the CPU, with wrappers and key prefixes removed.
 
     Pickles are read with ``weights_only=True``.
 
     Raises:
-        CheckpointError: A file is torn, holds no weights, or would run code when loaded.
+        CheckpointError: A file is truncated, contains no weights, or would run code when loaded.
     """
-    checkpoint.shapes()  # a torn file fails here, in a sentence
+    checkpoint.shapes()  # gives a readable error for a truncated file
     tensors: dict[str, Tensor] = {}
     for file in checkpoint.weights:
         try:
             if is_safetensors(file):
                 state = load_file(file)
             else:
-                # Opened, since torch.load by name takes every name that ends in .safetensors for one.
+                # Opened here, because torch.load trusts a file name that ends in .safetensors.
                 with file.open("rb") as opened, torch.serialization.safe_globals([argparse.Namespace]):
                     state = torch.load(opened, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:  # torch's own words advise to load it all the same
+        except pickle.UnpicklingError as error:  # torch's own message suggests loading it unsafely
             raise CheckpointError(
                 f"{file} is truncated, or contains more than weights, which salt never loads; download it again, "
                 "or save only the model's state_dict (torch.save(model.state_dict(), ...), or safetensors)"
             ) from error
-        except Exception as error:  # safetensors and torch raise whatever they like
+        except Exception as error:  # safetensors and torch document no exceptions
             raise CheckpointError(f"{file} cannot be loaded ({first_line(error)}); download it again") from error
         tensors |= {key: value for key, value in unwrap(state).items() if isinstance(value, Tensor)}
     return tensors
@@ -48,7 +48,7 @@ def read_weights(checkpoint: CheckpointFiles) -> dict[str, Tensor]:
 def load_whole(
     module: nn.Module, weights: Mapping[str, Tensor], *, what: str, name: str, beside: Sequence[str] = ()
 ) -> None:
-    """Loads weights into a module; any that is missing, unknown or of another shape is an error.
+    """Loads weights into a module; missing, unexpected or differently shaped weights are errors.
 
     Args:
         module: On the CPU, or on torch's meta device, which saves the time for random numbers.
@@ -73,7 +73,7 @@ def load_whole(
 
 
 def _require_numbers(given: Mapping[str, Tensor], loaded: Mapping[str, Tensor], name: str) -> None:
-    """Refuses what would make every latent meaningless without any error."""
+    """Refuses values that would silently make every latent meaningless."""
     for key, tensor in loaded.items():
         if tensor.is_floating_point() and not given[key].is_floating_point():
             raise CheckpointError(

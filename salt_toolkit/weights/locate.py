@@ -1,4 +1,4 @@
-"""Checkpoints as files: where they lie, how they come here, and their digest; without torch."""
+"""Checkpoint files: finding, downloading and hashing them, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from salt_toolkit.weights.headers import first_line, tensor_shapes, torn
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-"""In this order: where there is one whole file, an index is left over from another saving."""
+"""Searched in this order: next to a single complete file, an index is a leftover of another save."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def find_checkpoint(name: str) -> CheckpointFiles | None:
             return _in_directory(name, path)
     except PermissionError as error:
         raise CheckpointError(f"{name} cannot be read ({error.strerror}); change its permissions") from error
-    except (OSError, RuntimeError):  # too long for a path, or in the home of somebody who has none
+    except (OSError, RuntimeError):  # too long for a path, or ``~user`` of an unknown user
         return None
     if not is_hub_id(name):
         return None
@@ -79,7 +79,7 @@ def find_checkpoint(name: str) -> CheckpointFiles | None:
     if not isinstance(cached, str):
         return None
     folder = Path(cached).parent
-    # An interrupted download leaves some files: that is a checkpoint to be fetched, not a broken one.
+    # An interrupted download leaves some files: treat it as not downloaded, not as broken.
     return _in_directory(name, folder) if _is_whole(folder) else None
 
 
@@ -95,7 +95,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch_checkpoint(name: str, *, known: Sequence[str] = (), hint: str = "") -> CheckpointFiles:
-    """`find_checkpoint`; what is not here is downloaded from the hub.
+    """Finds a checkpoint, or downloads it from the hub; see `find_checkpoint`.
 
     Args:
         name: As the recipe names it.
@@ -103,7 +103,7 @@ def fetch_checkpoint(name: str, *, known: Sequence[str] = (), hint: str = "") ->
         hint: A sentence to end the error with.
 
     Raises:
-        MissingArtifact: It is neither here nor to be had.
+        MissingArtifact: It is neither on this machine nor downloadable.
         CheckpointError: See `find_checkpoint`.
     """
     found = find_checkpoint(name)
@@ -114,11 +114,11 @@ def fetch_checkpoint(name: str, *, known: Sequence[str] = (), hint: str = "") ->
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        # One question first: a download without a connection tries again for half a minute.
+        # Ask first, with a short timeout: without a connection, a download retries for half a minute.
         files = [entry.rfilename for entry in HfApi().model_info(name, timeout=10).siblings or ()]
         ending = ".safetensors*" if any(file.endswith(".safetensors") for file in files) else ".bin*"
         folder = snapshot_download(name, allow_patterns=["config.json", f"*{ending}"])
-    except Exception as error:  # whatever the hub's client raises; it changes its HTTP library now and then
+    except Exception as error:  # the hub's client changes its HTTP library, and its exceptions, now and then
         raise not_here(name, known, first_line(error), hint) from error
     return _in_directory(name, Path(folder))
 
@@ -179,7 +179,7 @@ def _in_directory(name: str, folder: Path) -> CheckpointFiles:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the weights are there, and with an index all files that it names."""
+    """Whether the weights are there: the file, or every file that its index names."""
     for candidate in (*SAFETENSORS, *PICKLES):
         if (folder / candidate).is_file():
             return all(file.is_file() for file in _named(folder / candidate))
