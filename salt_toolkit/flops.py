@@ -1,8 +1,8 @@
 """FLOPs and parameters of transformers, by arithmetic; equal to torch's FlopCounterMode.
 
-Counted are matrix products, 2 FLOPs for a multiplication with its addition; not LayerNorm, GELU,
-softmax. A training step is three forward passes (forward, and the gradients of weights and inputs)
-less the gradient of the data, which nobody needs.
+Matrix products are counted, with 2 FLOPs per multiply-add; LayerNorm, GELU and softmax are not. A training step costs
+three forward passes (forward, and the gradients of weights and inputs) minus the gradient with respect to the data,
+which is never computed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def block_parameters(dim: int, mlp_dim: int, *, qkv_bias: bool = True) -> int:
 
 
 def block_activations(tokens: int, dim: int, mlp_dim: int) -> int:
-    """Numbers that one block keeps for its backward pass, with fused attention; an estimate.
+    """Activations that one block stores for its backward pass, with fused attention; an estimate, in elements.
 
-    Two LayerNorms keep input and output (4), attention keeps q, k, v and its result (4), the MLP
-    keeps its hidden numbers before and after GELU.
+    Two LayerNorms store input and output (4), attention stores q, k, v and its output (4), the MLP stores its hidden
+    activations before and after GELU.
     """
     return tokens * (8 * dim + 2 * mlp_dim)
 
 
 def train_step_flops(*trained: Cost) -> int:
-    """FLOPs of forward and backward through modules chained one after another, for one clip."""
+    """FLOPs of forward and backward through a chain of modules, for one clip."""
     return 3 * sum(cost.forward_flops for cost in trained) - sum(cost.input_flops for cost in trained)

@@ -23,25 +23,25 @@ def masks_for(
     ratio: float | None = None,
     number: int = 0,
 ) -> Mask:
-    """Draws one mask for each clip, every one from a generator of its own.
+    """Draws one mask per clip, each from its own generator.
 
-    A clip's mask is the same whatever the batch, the order, the worker or the rank it meets it in.
+    A clip's mask does not depend on the batch, order, worker or rank in which it is drawn.
 
     Args:
         masker: Draws the masks.
-        num_tokens: Of the grid, into which the indices must point.
+        num_tokens: Tokens of the grid; indices must be smaller.
         seed: The run's seed.
-        epoch: Counted from 0; each epoch hides other tokens of a clip.
+        epoch: Counted from 0; each epoch hides different tokens of a clip.
         clip_ids: One for each row of the result.
         ratio: Share of hidden tokens from a schedule; None takes the masker's own.
-        number: Which of a clip's masks, counted from 0; each is a draw of its own.
+        number: Which of a clip's masks, counted from 0; each is drawn independently.
 
     Returns:
         The masks, on the CPU.
 
     Raises:
-        GeometryError: The ratio leaves no token to see, or none to predict.
-        PluginError: The masker broke a promise of `Masker.draw`.
+        GeometryError: The ratio leaves no visible token, or no target.
+        PluginError: The masker violates the contract of `Masker.draw`.
     """
     counts = masker.counts(ratio)
     visible = np.empty((len(clip_ids), counts.visible), dtype=np.int64)
@@ -64,9 +64,9 @@ def masks_for(
 def _require_places(
     masker: Masker, visible: Int64[np.ndarray, "clip visible"], target: Int64[np.ndarray, "clip target"], num: int
 ) -> None:
-    """Refuses indices beyond the grid, twice, out of order, or visible and target at once.
+    """Refuses indices out of range, duplicated, unsorted, or both visible and target.
 
-    Such masks train without an error: a student that sees its targets only looks good.
+    Such masks would train without an error, and a student that sees its targets would merely look good.
     """
     for name, index in (("visible", visible), ("target", target)):
         if index.size and (index.min() < 0 or index.max() >= num):
@@ -85,14 +85,14 @@ def _broken(masker: Masker, what: str) -> PluginError:
 def some_targets(
     mask: Mask, num_target: int, *, seed: int, epoch: int, clip_ids: Sequence[str], number: int = 0
 ) -> Mask:
-    """Keeps some targets of each mask, drawn at random; the others are neither visible nor targets.
+    """Keeps a random subset of each mask's targets; the others become neither visible nor targets.
 
-    Which ones is as pure as the mask itself: never a question of batch, order, worker or rank. Fewer targets of
-    the same mask are among those that more of them would be.
+    The choice does not depend on batch, order, worker or rank. Smaller subsets of the same mask are contained in
+    larger ones.
 
     Args:
         mask: On the CPU, as `masks_for` gives it for the same arguments.
-        num_target: How many to keep of each clip's.
+        num_target: Targets to keep per clip.
         seed: The run's seed.
         epoch: Counted from 0.
         clip_ids: One for each row of the mask.
@@ -109,5 +109,5 @@ def some_targets(
 
 
 def _generator(purpose: str, seed: int, epoch: int, clip_id: str, number: int) -> np.random.Generator:
-    # The first mask's key has no number: it is the mask of a run that draws one for each clip.
+    # The first mask's key has no number, so that it equals the mask of a run with one mask per clip.
     return generator_for(seed, purpose, epoch, clip_id, *([number] if number else []))

@@ -1,4 +1,4 @@
-"""What models of clips have in common: cutting clips into tubelets, positions, picking tokens."""
+"""Shared building blocks of video models: cutting tubelets, position embeddings, gathering tokens."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def gather_tokens(
     tokens: Shaped[Tensor, "batch token dim"], index: Int64[Tensor, "batch picked"]
 ) -> Shaped[Tensor, "batch picked dim"]:
-    """Picks tokens of each clip by their indices, in the order given."""
+    """Gathers each clip's tokens by index, in the given order."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def cut_tubelets(
     clip: Shaped[Tensor, "batch channels frames height width"], *, tubelet: int, patch: int
 ) -> Shaped[Tensor, "batch token channels tubelet_frames patch_height patch_width"]:
-    """Cuts clips into one cuboid of pixels for each token, time-major."""
+    """Cuts clips into one cuboid of pixels per token, time-major."""
     batch, channels, frames, height, width = clip.shape
     grid = (frames // tubelet, height // patch, width // patch)
     cut = clip.reshape(batch, channels, grid[0], tubelet, grid[1], patch, grid[2], patch)
@@ -33,13 +33,13 @@ def cut_tubelets(
 
 
 def sincos_positions(grid: Grid, dim: int) -> Float[Tensor, "token dim"]:
-    """Fixed positions: sines and cosines of the frame, the row and the column of each token.
+    """Fixed position embeddings: sines and cosines of each token's frame, row and column.
 
-    A third of the numbers for each axis, rounded up to even and cut off at ``dim``; of each third,
-    half sines and half cosines (V-JEPA's ``uniform_power`` layout, src/models/utils/pos_embs.py).
+    Each axis gets a third of the channels, rounded up to even and truncated at ``dim``; each third is half sines and
+    half cosines (V-JEPA's ``uniform_power`` layout, src/models/utils/pos_embs.py).
 
     Raises:
-        GeometryError: So few numbers that rounding up may leave none for the columns.
+        GeometryError: ``dim`` is so small that rounding up could leave no channels for the columns.
     """
     if dim < 9:
         raise GeometryError(f"dim = {dim} is too narrow for positions of frame, row and column; choose 9 or more")

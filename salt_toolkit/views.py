@@ -15,12 +15,12 @@ _CROP_DRAWS = 10
 
 
 class ClipTooShort(SaltError):
-    """A video with too few frames for the clip that is asked of it; a dataset makes it a `BadClip`."""
+    """A video with too few frames for the requested clip; datasets turn it into a `BadClip`."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Which frames of a video, and which box of its pictures, one clip shows.
+    """The frames of a video, and the box of its pictures, that one clip shows.
 
     Attributes:
         frames: Indices into the video's frames, ascending; the last may repeat.
@@ -61,8 +61,8 @@ def choose_view(
         ClipTooShort: The video is a still image, or shorter than the clip where ``clip.short`` is "skip".
     """
     generator = generator_for(seed, "view", view, clip_id)
-    # Every draw is made whether it is used or not, the box (of varying cost) last: so each setting
-    # changes only what it names.
+    # Make every draw whether it is used or not, and the box (a varying number of draws) last, so that
+    # changing one setting does not change the others' draws.
     start_draw, flip_draw = generator.random(), generator.random()
     frames = _choose_frames(clip, num_frames, start_draw)
     if clip.crop == "center":
@@ -106,7 +106,7 @@ def _random_resized_box(
             top = int(generator.integers(height - box_height + 1))
             left = int(generator.integers(width - box_width + 1))
             return top, left, box_height, box_width
-    # No drawn box fits a picture this wide or tall: the largest centred one of an allowed aspect.
+    # No drawn box fits a picture this wide or tall: use the largest centred box of an allowed aspect.
     aspect = min(max(width / height, clip.crop_aspect[0]), clip.crop_aspect[1])
     box_height, box_width = min(height, round(width / aspect)), min(width, round(height * aspect))
     return _center_box(height, width, max(box_height, 1), max(box_width, 1))

@@ -1,4 +1,4 @@
-"""From what was timed to what limits a run, how long it takes, and what to change."""
+"""From timings to what limits a run, how long it takes, and what to change."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from salt_toolkit.check.report import Limit, Timings
 
 BUSY = 0.4
-"""Share of the processors that readers keep busy, from which on the processor holds them up and not the disk."""
+"""Share of the cores that reading keeps busy, from which the limit is decoding and not the disk."""
 LARGE_COPY = 0.5
-"""Share of a step from which on the copy to the GPU holds it up."""
+"""Share of a step's time from which the copy to the GPU limits it."""
 
 
 def limit_of(timings: Timings) -> Limit:
     """What limits a run.
 
-    The loader, if it is slower than the step: the disk where its threads mostly wait, decoding where they keep the
-    processor busy. Else the step: the bus where the copy of the clips is a large part of it, or the device.
+    If the loader is slower than the step: the disk if its threads mostly wait, decoding if they keep the cores busy.
+    Otherwise the bus, if copying the clips takes a large part of the step, or compute.
     """
     if timings.loader > max(timings.step, timings.copy):
         return "decode" if timings.busy >= BUSY else "disk"
@@ -26,12 +26,12 @@ def limit_of(timings: Timings) -> Limit:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run reads from its files, and how long from memory.
+    """How many steps read clips from files, and how many from memory.
 
     Attributes:
-        steps: Of the whole run.
-        reading_steps: Those that read clips for the first time; as many as all without `loader.ram_cache_mb`.
-        kept: Share of the clips that stay in memory from then on.
+        steps: Steps of the run.
+        reading_steps: Steps that read clips for the first time; all of them without `loader.ram_cache_mb`.
+        kept: Share of the clips kept in memory afterwards.
     """
 
     steps: int
@@ -39,31 +39,31 @@ class Length:
     kept: float
 
     def seconds(self, timings: Timings) -> float:
-        """Of all steps."""
+        """Duration of all steps, in seconds."""
         first = min(self.steps, self.reading_steps)
         return first * timings.per_step + (self.steps - first) * self.later(timings).per_step
 
     def later(self, timings: Timings) -> Timings:
-        """What a step takes once memory holds its share."""
+        """Timings of a step once memory holds its share of the clips."""
         left = 1 - self.kept
         return replace(timings, loader=timings.loader * left, loader_cpu=timings.loader_cpu * left)
 
     def typical(self, timings: Timings) -> Timings:
-        """Those of most of the run's steps."""
+        """Timings of the majority of the run's steps."""
         return timings if 2 * min(self.steps, self.reading_steps) >= self.steps else self.later(timings)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What of a recipe decides which advice is of use.
+    """The properties of a recipe that decide which advice applies.
 
     Attributes:
         on_gpu: Whether there is a GPU.
-        could_bf16: Whether it computes in bf16 natively, and the recipe asks for fp32.
+        could_bf16: Whether the device supports bf16 natively while the recipe uses fp32.
         compiles: Whether the step is compiled.
-        teacher_share: Of a step's FLOPs, with the teacher's; 0 where latents come from a cache.
+        teacher_share: The teacher's share of a step's total FLOPs; 0 if latents come from a cache.
         cached_latents: Whether latents come from a cache.
-        cached_frames: Whether clips come from a cache, too.
+        cached_frames: Whether clips also come from a cache.
         caches_ram: Whether `loader.ram_cache_mb` is used.
     """
 
@@ -77,7 +77,7 @@ class Setting:
 
 
 def advice(limit: Limit, timings: Timings, setting: Setting) -> list[str]:
-    """What to change, as sentences; what helps most comes first."""
+    """What to change, as sentences, most effective first."""
     ways = {"disk": _about_disk, "decode": _about_decode, "bus": _about_bus, "compute": _about_compute}
     return list(ways[limit](timings, setting))
 

@@ -1,12 +1,12 @@
-"""The directory of a run: what lies where, and how to use what an earlier run has made.
+"""The directory of a run: its files, and how to use the results of an earlier run.
 
 ====================  ==================================================================
-recipe.toml           the recipe with every default, itself runnable
-environment.json      versions, device, plugins, and what was decided for this machine
-metrics.jsonl         one line of metrics for every ``train.log_every`` steps
+recipe.toml           the recipe with every default filled in, itself runnable
+environment.json      versions, device, plugins, and settings adapted to this machine
+metrics.jsonl         one line of metrics every ``train.log_every`` steps
 bad_clips.jsonl       clips that could not be used, with path and reason; bad_clips.1.jsonl of process 1
 skipped_steps.jsonl   steps whose loss or gradient was not finite, with their clips
-checkpoints/          the newest states of training, for resuming
+checkpoints/          the newest checkpoints, for resuming
 student.safetensors   the finished student; once all that the run exports is there, it is complete
 student.last.safetensors  with train.ema: its weights after the last step, where student.safetensors is their average
 ====================  ==================================================================
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 NUM_SHOWN = 5
-"""Runs of a folder that a message lists."""
+"""How many runs of a folder a message lists."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,21 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """The metrics, one JSON object a line."""
+        """The metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def bad_clips(self) -> Path:
-        """The bad clips, one JSON object a line."""
+        """The bad clips, one JSON object per line."""
         return self.path / "bad_clips.jsonl"
 
     def bad_clips_of(self, rank: int) -> Path:
-        """The bad clips that one of several processes has met; see `bad_clips` for the first."""
+        """The bad clips found by one of several processes; the first process uses `bad_clips`."""
         return self.path / f"bad_clips.{rank}.jsonl" if rank else self.bad_clips
 
     @property
     def skipped_steps(self) -> Path:
-        """The steps that were skipped, one JSON object a line."""
+        """The skipped steps, one JSON object per line."""
         return self.path / "skipped_steps.jsonl"
 
     @property
@@ -84,19 +84,19 @@ class RunDirectory:
 
     @property
     def student(self) -> Path:
-        """The finished student's weights; there only once the run is complete."""
+        """The trained student's weights; present only once the run is complete."""
         return self.export("student")
 
     def export(self, name: str) -> Path:
-        """The finished weights of one module that the run exports."""
+        """The final weights of one exported module."""
         return self.path / f"{name}.safetensors"
 
     def last(self, name: str) -> Path:
-        """The weights of an exported module after the last step, where `export` is their average."""
+        """With weight averaging: an exported module's weights after the last step; `export` holds the average."""
         return self.path / f"{name}.last.safetensors"
 
     def is_complete(self) -> bool:
-        """Whether everything that the run exports is there."""
+        """Whether all exports of the run exist."""
         exports = read_environment(self.path).get("exports", {})
         return bool(exports) and all(self.export(name).exists() for name in exports)
 
@@ -130,7 +130,7 @@ def run_recipe(directory: str | Path) -> Recipe:
 
 
 def read_environment(directory: str | Path) -> dict[str, Any]:
-    """What ``environment.json`` of a run says; nothing where it is missing or damaged.
+    """The content of a run's ``environment.json``; empty if it is missing or damaged.
 
     Raises:
         FormatError: The run is in another version's format.
@@ -147,10 +147,10 @@ def read_environment(directory: str | Path) -> dict[str, Any]:
 
 
 def stored_cards(directory: str | Path) -> list[ModelCard | None] | None:
-    """Licence and labels of the weights that a run has come from, its teachers' and its student's first ones.
+    """Licences and labels of a run's teachers and of its student's initial weights, as recorded by the run.
 
-    They are as they were known when the run was made. None for a weightless teacher or a student that began with
-    random weights; None instead of the list where the run did not write them down.
+    An entry is None for a teacher without weights or a randomly initialised student; the result is None if the run
+    recorded nothing.
     """
     cards = read_environment(directory).get("cards")
     if not isinstance(cards, dict):
@@ -159,17 +159,17 @@ def stored_cards(directory: str | Path) -> list[ModelCard | None] | None:
 
 
 def layout_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What tells modules of different make apart: a digest of their weights' names and shapes."""
+    """A digest of the names and shapes of a module's weights, which identifies its architecture."""
     named = strip_prefixes({key: list(shape) for key, shape in shapes.items()}, PREFIXES)  # as `tensor_shapes` does
     return "sha256:" + hashlib.sha256(json.dumps(sorted(named.items())).encode()).hexdigest()
 
 
 def check_student(directory: str | Path) -> None:
-    """Proves by its file's header that a complete run's student is whole, and of the run's own make.
+    """Checks by file header that a complete run's student file is intact and belongs to the run.
 
     Raises:
         MissingArtifact: There is no run in that directory, or it has not finished.
-        CheckpointError: The file is torn, or holds the weights of another student.
+        CheckpointError: The file is truncated, or contains another student's weights.
         FormatError: The run is in another version's format.
     """
     weights = find_student(directory)
@@ -185,7 +185,7 @@ def check_student(directory: str | Path) -> None:
 def load_student(directory: str | Path, *, num_layers: int | None = None) -> Student:
     """The trained student of a complete run, on the CPU, in evaluation mode.
 
-    Nothing but the run's own files is needed, whatever weights the student began with.
+    Only the run's own files are needed, whatever the student's initial weights were.
 
     Args:
         directory: Of the run.
@@ -193,7 +193,7 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
 
     Raises:
         MissingArtifact: There is no run in that directory, or it has not finished.
-        CheckpointError: The saved weights are torn, or not those of the run's student.
+        CheckpointError: The saved weights are truncated, or not those of the run's student.
         FormatError: The run is in another version's format.
     """
     from safetensors import SafetensorError
@@ -206,7 +206,7 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
     section = recipe.need("student")
     structure = replace(section, config=section.config.structure(num_layers))
     student = build_student(recipe.with_component("student", structure))
-    tensor_shapes(weights)  # a torn file fails here, in a sentence
+    tensor_shapes(weights)  # gives a readable error for a truncated file
     _check_format(weights)
     try:
         tensors = load_file(weights)
@@ -221,7 +221,7 @@ def load_student(directory: str | Path, *, num_layers: int | None = None) -> Stu
 
 def _check_format(weights: Path) -> None:
     about = metadata(weights).get("salt")
-    if about is not None:  # weights that somebody else put there say nothing, and are compared by their shapes alone
+    if about is not None:  # weights that somebody put there by hand have no stamp, and are compared by shape only
         check_format("student", json.loads(about), weights)
 
 
@@ -245,7 +245,7 @@ def _recipe_file(directory: str | Path) -> Path:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The runs of a folder of runs; none where it is no folder, or may not be read."""
+    """The runs in a folder; empty if it is not a folder or not readable."""
     try:
         return sorted(entry for entry in folder.iterdir() if RunDirectory(entry).recipe.is_file())
     except OSError:

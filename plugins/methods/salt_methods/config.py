@@ -12,7 +12,7 @@ from salt_toolkit import MaskCounts, MethodConfig
 
 
 class MaskedLatentConfig(MethodConfig):
-    """Settings of masked latent regression, beside those of its parts."""
+    """Settings of masked latent regression, apart from those of its components."""
 
     needs: ClassVar[tuple[str, ...]] = ("teacher", "student", "predictor", "masker", "objective")
     schedules: ClassVar[tuple[str, ...]] = ("mask_ratio",)
