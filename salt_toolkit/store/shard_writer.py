@@ -19,7 +19,7 @@ from salt_toolkit.store.shard import PAGE, ShardFile, ShardHeader, Stream, offse
 from salt_toolkit.system.files import CHUNK, sync, writing
 
 PARTIAL = ".partial"
-SAFE = "Finished shards are safe, and the same command goes on."
+SAFE = "Finished shards are safe, and the same command continues."
 
 
 class ShardBusy(Exception):

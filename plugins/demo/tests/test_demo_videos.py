@@ -1,4 +1,4 @@
-"""A disk that does not take the demo's videos is told of in one sentence, and the same command goes on later."""
+"""A disk that does not take the demo's videos is told of in one sentence, and the same command continues later."""
 
 from __future__ import annotations
 
