@@ -16,10 +16,8 @@ from salt_toolkit.errors import BadClip, CacheError
 from salt_toolkit.geometry import Grid, TokenSpec
 from salt_toolkit.store.cache import SAMPLES, Cache
 from salt_toolkit.store.layer import RowReader
-from salt_toolkit.store.row import Label, Row
+from salt_toolkit.store.row import CHANGED, Label, Row
 from salt_toolkit.streams import CLIP, LATENTS
-
-CHANGED = "its file has changed since the cache was made"
 
 Rows = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Gives memory for tensors of these shapes."""
@@ -170,7 +168,7 @@ class WithLatents:
         row = self.rows.read_into(self.clip_ids[index], view, tensors)
         sample = self.dataset.read(index, view)
         if sample.source is not None and row.source is not None and sample.source.stat().st_size != row.source[0]:
-            raise BadClip(str(sample.source), CHANGED, "Drop it with `salt cache repair --sources`.")
+            raise BadClip(str(sample.source), CHANGED, recompute(self.rows.cache.directory))
         places = rows(sample.tensors)
         for name, tensor in sample.tensors.items():
             places[name].copy_(tensor)
@@ -231,6 +229,14 @@ def open_samples(directory: str) -> CachedSamples:
             "made"
         )
     return CachedSamples(CachedRows(cache, streams))
+
+
+def recompute(directory: str) -> str:
+    """What helps where files have changed since their rows were computed."""
+    return (
+        f"Drop the rows of changed files with `salt cache repair {directory} --sources --recipe RECIPE`, and compute "
+        "them anew with `salt cache RECIPE`."
+    )
 
 
 def label_of(label: contracts.Label | None, class_names: Sequence[str]) -> Label:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salt_toolkit.store.cache import Cache
@@ -93,11 +93,26 @@ def render_verdict(facts: Mapping[str, Any]) -> str:
         lines.append(f"unfinished: {len(facts['unfinished_shards'])} shards; go on with `salt cache RECIPE`")
     if facts["bad_clips"]:
         lines.append(f"{facts['bad_clips']} clips are recorded as unusable; `salt cache info --json` lists them")
-    damage = [*facts["damaged_shards"], *facts["damaged_rows"]]
-    lines += damage[:SHOWN]
-    if len(damage) > SHOWN:
-        lines.append(f"and {len(damage) - SHOWN} more")
+    lines += _first([*facts["damaged_shards"], *facts["damaged_rows"]])
+    if "sources" in facts:
+        lines += _sources(facts["sources"])
     for check in facts.get("spot_checks", ()):
         state = "as the live teacher says" if check["ok"] else "NOT as the live teacher says"
         lines.append(f"{check['clip_id']}, {check['teacher']}: relative error {check['relative_l2']:.2%}, {state}")
     return "\n".join(lines)
+
+
+def _sources(facts: Mapping[str, Any]) -> list[str]:
+    changed, missing = facts["changed"], facts["missing"]
+    lines = [f"files of {facts['compared']} clips compared: {len(changed)} changed, {len(missing)} missing"]
+    lines += _first([f"changed: {clip['clip_id']!r}: {clip['reason']}" for clip in changed])
+    lines += _first([f"missing: {clip['clip_id']!r}: {clip['reason']}" for clip in missing])
+    if changed:
+        lines.append("`salt cache repair` with --sources drops the rows of the changed files")
+    return lines
+
+
+def _first(entries: Sequence[str]) -> list[str]:
+    """The first entries, and how many more there are."""
+    more = [f"and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
+    return [*entries[:SHOWN], *more]

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from salt_toolkit.cache.encoder import LayerEncoder
-from salt_toolkit.cache.rows import CHANGED, label_of
+from salt_toolkit.cache.rows import label_of, recompute
 from salt_toolkit.cache.shards import OpenShard, OpenUnit, Unit, missing_units
 from salt_toolkit.cache.writing import BadEntry, Counts, EncodedBatch, WritingThread
 from salt_toolkit.contracts import Dataset, Sample
@@ -24,7 +24,7 @@ from salt_toolkit.data.reader import unreadable
 from salt_toolkit.data.samples import collate
 from salt_toolkit.errors import BadClip, SaltError
 from salt_toolkit.store.cache import Cache
-from salt_toolkit.store.row import BadRow, Row
+from salt_toolkit.store.row import CHANGED, BadRow, Row
 from salt_toolkit.store.shard_writer import ShardBusy
 from salt_toolkit.system.digests import Digests
 
@@ -153,7 +153,7 @@ class CacheWork:
         source = self._digests.of(str(sample.source))
         before = self.cache.source(sample.clip_id, job.view)
         if before is not None and before != source:
-            raise BadClip(str(sample.source), CHANGED, "Drop its rows with `salt cache repair --sources`.")
+            raise BadClip(str(sample.source), CHANGED, recompute(self.cache.directory))
         return _Read(sample, source)
 
     def _take(

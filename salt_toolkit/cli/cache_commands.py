@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,6 +11,9 @@ from typer.core import TyperGroup
 from salt_toolkit.cli.options import JsonOption, SetOption
 from salt_toolkit.cli.output import CoreCommand, write, write_json
 from salt_toolkit.errors import SaltError
+
+if TYPE_CHECKING:
+    from salt_toolkit.cache.sources import SourceVerdict
 
 COMPARED = ("dataset", "teacher")
 """The sections of a recipe that latents depend on; no command here needs the sections for training."""
@@ -91,23 +94,41 @@ def verify(
     directory: DirectoryArgument,
     recipe: Annotated[Path | None, typer.Option(help="Compute some clips anew with this recipe, and compare.")] = None,
     overrides: SetOption = None,
-    spot: Annotated[int, typer.Option(min=1, help="How many clips to compute anew.")] = 20,
+    spot: Annotated[
+        int | None, typer.Option(min=1, help="How many clips to compute anew; by default 20, and none with --sources.")
+    ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Compare the files of the recipe's data set with what rows remember.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Reads every byte of a cache: checksums, counts, numbers; with a recipe also compares with the live teacher."""
+    """Reads every byte of a cache: checksums, counts, numbers; with a recipe also compares with teacher or files."""
     from salt_toolkit.cache.text import render_verdict, verdict_facts
     from salt_toolkit.store.maintain import verify as read_all
 
+    found = _compare_sources(directory, recipe, overrides or ()) if sources else None
     verdict = read_all(directory)
     facts = verdict_facts(verdict)
-    if recipe is not None and verdict.sound:
-        facts["spot_checks"] = _spot_checks(directory, recipe, overrides or (), spot)
+    if found is not None:
+        facts["sources"] = found.facts()
+    if recipe is not None and verdict.sound and not (sources and spot is None):
+        facts["spot_checks"] = _spot_checks(directory, recipe, overrides or (), 20 if spot is None else spot)
     if as_json:
         write_json(facts)
     else:
         write(render_verdict(facts))
     failed = not verdict.sound or any(not check["ok"] for check in facts.get("spot_checks", ()))
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if failed or (found is not None and found.mismatches) else 0)
+
+
+def _compare_sources(directory: Path, recipe: Path | None, overrides: Any) -> SourceVerdict:
+    if recipe is None:
+        raise SaltError("--sources needs to know where the files lie: name the recipe of the cache with --recipe")
+    from salt_toolkit.cache.sources import compare_sources
+    from salt_toolkit.recipe import load_recipe
+    from salt_toolkit.registry import discover
+
+    return compare_sources(directory, load_recipe(recipe, discover(), overrides, needs=("dataset",)))
 
 
 def _spot_checks(directory: Path, recipe: Path, overrides: Any, spot: int) -> list[dict[str, Any]]:
@@ -119,11 +140,24 @@ def _spot_checks(directory: Path, recipe: Path, overrides: Any, spot: int) -> li
 
 
 @cache_app.command(cls=CoreCommand)
-def repair(directory: DirectoryArgument) -> None:
+def repair(
+    directory: DirectoryArgument,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Also drop the rows of clips whose files have changed.")
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="For --sources: the cache's recipe, which says where the files lie.")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
     """Drops what is torn; the command that made the cache fills it again."""
     from salt_toolkit.store.maintain import repair as drop_torn
 
-    found = drop_torn(directory)
+    compared = _compare_sources(directory, recipe, overrides or ()) if sources else None
+    found = drop_torn(directory, None if compared is None else compared.changed)
+    if compared is not None:
+        kept = f"; the rows of {len(compared.missing)} missing files stay" if compared.missing else ""
+        write(f"dropped the rows of {len(compared.changed)} clips whose files have changed{kept}")
     write(
         f"dropped {len(found.damaged_shards)} damaged shards and {len(found.damaged_rows)} damaged rows; "
         "`salt cache RECIPE` fills what is missing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from salt_toolkit.store.base import claim_base, has_base
 from salt_toolkit.store.cache import Cache
 from salt_toolkit.store.local import LocalStore, caches_in, no_cache
 from salt_toolkit.store.manifest import SHARDS, claim, read_manifest, shard_name, shard_path
+from salt_toolkit.store.row import CHANGED, BadRow, Row
 from salt_toolkit.store.shard import ShardFile, Stream
 from salt_toolkit.store.shard_writer import PARTIAL, ShardBusy, ShardWriter, drop_abandoned
 from salt_toolkit.system.files import sync
@@ -87,14 +88,15 @@ def verify(directory: Path) -> Verdict:
     return verdict
 
 
-def repair(directory: Path, others: Mapping[str, Collection[str]] | None = None) -> Verdict:
+def repair(directory: Path, changed: Collection[str] | None = None) -> Verdict:
     """Drops what is torn: shards whose header is lost, and single rows; the rest stays.
 
     What was dropped is missing afterwards, and the command that made the cache fills it again.
 
     Args:
         directory: Of the cache.
-        others: Ids of further clips whose rows are to go, by layer, such as those whose files have changed.
+        changed: Ids of clips whose files have changed: their rows go from all layers, and with them what is recorded
+            of clips as bad for that reason. None where files were not compared.
 
     Returns:
         What was found before.
@@ -108,27 +110,37 @@ def repair(directory: Path, others: Mapping[str, Collection[str]] | None = None)
     torn: dict[tuple[str, int], set[int]] = {}
     for row in verdict.damaged_rows:
         torn.setdefault((row.layer, row.shard), set()).add(row.row)
-    if others:
-        for layer, index in Cache.open(directory, forgive_damage=True).layers.items():
-            for number, place, row in index.rows():
-                if row.clip_id in others.get(layer, ()):
-                    torn.setdefault((layer, number), set()).add(place)
-    for (layer, number), rows in sorted(torn.items()):
-        _drop_rows(directory / layer, number, rows)
+    outdated = partial(_outdated, set(changed)) if changed is not None else _never
+    for layer, index in Cache.open(directory, forgive_damage=True).layers.items():
+        for number, shard in index.shards.items():
+            rows = torn.get((layer, number), set())
+            rows |= {place for place, row in enumerate(shard.header.rows) if outdated(row)}
+            bad = [row for row in shard.header.bad if not outdated(row)]
+            if rows or len(bad) < len(shard.header.bad):
+                _drop_rows(directory / layer, number, rows, bad)
     drop_leftovers(directory)
     return verdict
 
 
-def _drop_rows(layer: Path, number: int, torn: Collection[int]) -> None:
-    """Writes a shard anew without some of its rows."""
+def _outdated(changed: Collection[str], row: Row | BadRow) -> bool:
+    """Whether a row comes from another file than the one that is there now, or only says so of its clip."""
+    return row.clip_id in changed or (isinstance(row, BadRow) and row.reason == CHANGED)
+
+
+def _never(row: Row | BadRow) -> bool:
+    return False
+
+
+def _drop_rows(layer: Path, number: int, torn: Collection[int], bad: Sequence[BadRow]) -> None:
+    """Writes a shard anew without some of its rows, and with these clips as bad ones."""
     path, manifest = shard_path(layer, number), read_manifest(layer)
     shard = ShardFile(path)
     keep = [place for place in range(len(shard.header.rows)) if place not in torn]
     try:
         with ShardWriter(path, manifest.streams, [row.clip_id for row in shard.header.rows]) as writer:
             writer.copy_from(shard, keep)
-            for bad in shard.header.bad:
-                writer.add_bad(bad)
+            for clip in bad:
+                writer.add_bad(clip)
             writer.commit(manifest.fingerprint, number, shard.header.constants)
     except ShardBusy:
         raise CacheError(f"{path} is being written; stop that process first") from None

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, overload
 
+CHANGED = "its file has changed since the cache was made"
+"""Why a clip is recorded as bad whose rows come from another file than the one that is there now."""
+
 Label: TypeAlias = str | int | float | list[float] | None
 """A class by its name, or a number or numbers where classes have no names."""
 
