@@ -100,7 +100,7 @@ def _on_the_students_grid(recipe: Recipe, teaching: Teaching, teacher: Teacher) 
         return teacher
     name, stream, own = grid_stream(streams, f"the teacher {teaching.name!r}")
     grid = student_grid(recipe) or own.grid
-    if len(streams) == 1 and grid == own.grid and not stream.prefix:
+    if len(streams) == 1 and grid == own.grid and not (stream.prefix or stream.by_frame):
         return teacher
     return AlignedTeacher(teacher, grid, name, stream).eval()
 

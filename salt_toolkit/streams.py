@@ -40,8 +40,10 @@ class StreamSpec:
     Attributes:
         shape: Of one sample, without the batch axis; () for a single number.
         dtype: safetensors' name of its type, such as "F32", "BF16", "U8" or "I64".
-        grid: If its first axis counts tokens of a grid: which grid.
-        prefix: Tokens before those of the grid, such as class and register tokens.
+        grid: If it holds a grid's tokens: which grid. Either the first axis counts all tokens, or the first counts
+            frames and the second the tokens of one frame, as image models give them.
+        prefix: Tokens before those of the grid, such as class and register tokens: once, or at the head of each
+            frame where the first axis counts frames.
         encoding: How a cache stores it; None: as the recipe's ``cache.dtype`` says. Whole numbers are stored as
             they are.
 
@@ -64,10 +66,23 @@ class StreamSpec:
             raise GeometryError(f"{self.dtype} is stored as it is; take encoding = {self.encoding!r} away")
         if self.prefix < 0 or (self.prefix and self.grid is None):
             raise GeometryError(f"prefix counts the tokens before those of a grid, found {self.prefix} and no grid")
-        if self.grid is not None and self.shape[:1] != (self.prefix + self.grid.num_tokens,):
+        if self.grid is not None and not (self._is_flat or self.by_frame):
+            per_frame = self.prefix + self.grid.rows * self.grid.columns
             raise GeometryError(
-                f"the first axis of {self.shape} counts tokens: expected {self.prefix} before the grid and {self.grid}"
+                f"the first axis of {self.shape} counts tokens: expected {self.prefix + self.grid.num_tokens} "
+                f"({self.prefix} before the grid and {self.grid}), or {self.grid.frames} frames of {per_frame}"
             )
+
+    @property
+    def _is_flat(self) -> bool:
+        return self.grid is not None and self.shape[:1] == (self.prefix + self.grid.num_tokens,)
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether the first axis counts frames and the second the tokens of a frame, its prefix first."""
+        if self.grid is None or self._is_flat:
+            return False
+        return self.shape[:2] == (self.grid.frames, self.prefix + self.grid.rows * self.grid.columns)
 
     @property
     def is_float(self) -> bool:
@@ -87,12 +102,16 @@ class StreamSpec:
     @property
     def tokens(self) -> TokenSpec | None:
         """Grid and width, without the prefix, where the stream has a vector for every token of a grid."""
-        return TokenSpec(self.grid, self.shape[1]) if self.grid is not None and len(self.shape) == 2 else None
+        vector = self.shape[2:] if self.by_frame else self.shape[1:]
+        return TokenSpec(self.grid, vector[0]) if self.grid is not None and len(vector) == 1 else None
 
     def __str__(self) -> str:
-        if self.grid is not None and len(self.shape) == 2:
+        if self.tokens is not None and self.by_frame:
+            before = f", with {self.prefix} more before each frame's" if self.prefix else ", frame by frame"
+            return f"{self.tokens}{before}"
+        if self.tokens is not None:
             before = f"{self.prefix} and " if self.prefix else ""
-            return f"{before}{self.grid} of {self.shape[1]} numbers"
+            return f"{before}{self.tokens}"
         return f"{' x '.join(map(str, self.shape)) or '1'} of {self.dtype}"
 
 

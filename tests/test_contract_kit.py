@@ -192,11 +192,11 @@ class Forgetful(LogCosh):
     ("kind", "build", "broken"),
     [
         ("teacher", Learning, {"test_the_teacher_is_frozen"}),
-        ("teacher", Chancy, {"test_the_same_clip_gives_the_same_latents"}),
-        ("teacher", Centred, {"test_the_same_clip_gives_the_same_latents"}),
-        ("teacher", Mute, {"test_different_clips_give_different_latents"}),
-        ("teacher", Narrow, {"test_latents_are_as_the_config_says"}),
-        ("teacher", Doubled, {"test_latents_are_as_the_config_says"}),
+        ("teacher", Chancy, {"test_the_same_sample_gives_the_same_streams"}),
+        ("teacher", Centred, {"test_the_same_sample_gives_the_same_streams"}),
+        ("teacher", Mute, {"test_different_samples_give_different_streams"}),
+        ("teacher", Narrow, {"test_streams_are_as_the_config_says"}),
+        ("teacher", Doubled, {"test_streams_are_as_the_config_says"}),
         ("student", Peeking, {"test_hidden_pixels_do_not_leak"}),
         ("student", Sorting, {"test_the_order_of_visible_is_kept"}),
         ("student", Idle, {"test_every_parameter_learns", "test_the_cost_is_true"}),
@@ -207,7 +207,7 @@ class Forgetful(LogCosh):
         ("masker", Restless, {"test_the_generator_is_the_only_source_of_chance"}),
         ("dataset", Stateful, {"test_a_view_is_a_pure_function"}),
         ("dataset", Repeating, {"test_clip_ids_are_unique_and_stable"}),
-        ("dataset", Floating, {"test_samples_are_uint8_clips"}),
+        ("dataset", Floating, {"test_samples_are_as_the_config_says"}),
         ("objective", Summed, {"test_the_loss_is_a_mean_over_clips"}),
         ("objective", Negative, {"test_nothing_is_better_than_the_targets"}),
         ("objective", Forgetful, {"test_statistics_are_saved"}),
@@ -268,7 +268,7 @@ def test_a_config_whose_arithmetic_is_wrong_is_found(monkeypatch):
     def build(config, *, clip):
         return ProjectionTeacher(ProjectionConfig(), clip=clip)
 
-    assert "test_latents_are_as_the_config_says" in failures(kit_for(monkeypatch, "teacher", build, config=Wide))
+    assert "test_streams_are_as_the_config_says" in failures(kit_for(monkeypatch, "teacher", build, config=Wide))
 
 
 class Lenient(WindowConfig):

@@ -1,23 +1,27 @@
-"""A plugin without video: a table with vector labels and captions, a teacher with two outputs, two exported modules."""
+"""A plugin without video passes the contract kit, `salt check` and a run; so does one with a token for every frame."""
 
 from __future__ import annotations
 
 import json
-import types
-from typing import ClassVar
 
 import pytest
+import table_plugin
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from table_parts import Fit, Frames, Pair
+from table_plugin import PairConfig
 
-from salt_toolkit import Component, Cost, DatasetConfig, MethodConfig, Reads, StreamSpec, TeacherConfig, hookimpl
+from salt_toolkit import ClipSpec, GeometryError, Grid, StreamSpec, testing
 from salt_toolkit.check.deep import check_built
 from salt_toolkit.check.recipe import check_recipe
-from salt_toolkit.contracts import ClipBatch, Method, ParameterGroup, Sample, StepOutput, Teacher
+from salt_toolkit.context import MethodContext
+from salt_toolkit.contracts import Parts
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import Registry
 from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.streams import CLIP, clip_stream
+from salt_toolkit.teaching.alignment import AlignedTeacher
+from salt_toolkit.testing import random_batch
 from salt_toolkit.train.run import run_recipe
 
 RECIPE = """
@@ -40,128 +44,37 @@ use = "constant"
 value = 0.1
 """
 
-
-class RowsConfig(DatasetConfig):
-    rows: int = 16
-    width: int = 128
-
-    def num_clips(self):
-        return self.rows
-
-    def sample_spec(self, clip):
-        return {"features": StreamSpec((self.width,)), "unread": StreamSpec((3,), "I64")}
-
-    def label_spec(self):
-        return StreamSpec((2,))
+SAMPLE = {"features": StreamSpec((128,)), "unread": StreamSpec((3,), "I64")}
+CLIPS = ClipSpec(frames=24, size=252)
 
 
-class Rows:
-    class_names = ()
-
-    def __init__(self, config):
-        self.clip_ids = [f"row{index}" for index in range(config.rows)]
-        generator = torch.Generator().manual_seed(0)
-        self.features = torch.randn(config.rows, config.width, generator=generator)
-
-    def read(self, index, view):
-        tensors = {"features": self.features[index], "unread": torch.arange(3)}
-        return Sample(self.clip_ids[index], tensors, self.features[index, :2], f"the row {index}")
-
-    def read_many(self, indices, view):
-        rows = list(indices)
-        tensors = {"features": self.features[rows], "unread": torch.arange(3).repeat(len(rows), 1)}
-        ids = tuple(self.clip_ids[index] for index in rows)
-        return ClipBatch(ids, tensors, self.features[rows, :2], tuple(f"the row {index}" for index in rows))
+class TestRows(testing.DatasetContract):
+    plugin, section, clip = "table_plugin", {"use": "rows"}, None
 
 
-class PairConfig(TeacherConfig):
-    def reads(self):
-        return ("features",)
-
-    def streams(self, inputs):
-        return {"wide": StreamSpec((6,)), "sign": StreamSpec((), "I64")}
-
-    def cost(self, inputs):
-        width = inputs.tensor("features").shape[0]
-        return Cost(parameters=6 * width, forward_flops=12 * width)
+class TestPair(testing.TeacherContract):
+    plugin, section, clip, sample = "table_plugin", {"use": "pair"}, None, SAMPLE
 
 
-class Pair(Teacher):
-    def __init__(self, inputs):
-        super().__init__()
-        self.wide = nn.Linear(inputs.tensor("features").shape[0], 6, bias=False)
-        self.requires_grad_(False)
-        self.eval()
-
-    def forward(self, batch):
-        features = batch.tensors["features"]
-        return {"wide": self.wide(features), "sign": (features.sum(dim=1) > 0).long()}
+class TestFrames(testing.TeacherContract):
+    plugin, section, clip = "table_plugin", {"use": "frames"}, CLIPS
 
 
-class FitConfig(MethodConfig):
-    needs: ClassVar[tuple[str, ...]] = ("teacher",)
-    stream: str = "wide"
+class TestFit(testing.MethodContract):
+    plugin, section, clip, sample = "table_plugin", {"use": "fit"}, None, SAMPLE
+    labels = StreamSpec((2,))
 
-    def reads(self):
-        return Reads(("features",), ("teacher.wide",))
-
-    def check(self, context):
-        known = list(context.teachers["teacher"])
-        return {} if self.stream in known else {"stream": f"found {self.stream!r}; the teacher gives {known}"}
-
-    def cost(self, context):
-        return Cost(parameters=128 * 8 + 8 * 8, forward_flops=2 * (128 * 8 + 8 * 8))
-
-
-class Fit(Method):
-    seen: ClassVar[list] = []
-
-    def __init__(self, config, parts):
-        super().__init__()
-        width = parts.context.inputs.tensor("features").shape[0]
-        targets = parts.context.teachers["teacher"]["wide"].shape[0] + parts.context.labels.shape[0]
-        self.teacher = parts.teachers["teacher"]
-        self.trunk, self.head = nn.Linear(width, 8, bias=False), nn.Linear(8, targets, bias=False)
-
-    def owned_modules(self):
-        return {"trunk": self.trunk, "head": self.head}
-
-    def exports(self):
-        return self.owned_modules()
-
-    def parameter_groups(self):
-        return [ParameterGroup(list(self.head.parameters()), lr=0.0)]
-
-    def forward(self, batch):
-        Fit.seen.append((sorted(batch.tensors), batch.labels, batch.captions))
-        targets = torch.cat([self.teacher.outputs(batch)["wide"], batch.labels], dim=1)
-        return StepOutput((self.head(self.trunk(batch.tensors["features"])) - targets).square().mean(), {})
-
-
-def plugin():
-    module = types.ModuleType("table_plugin")
-
-    @hookimpl
-    def salt_datasets():
-        yield Component("rows", RowsConfig, lambda config: Rows(config), "Rows of a table.")
-
-    @hookimpl
-    def salt_teachers():
-        yield Component("pair", PairConfig, lambda config, *, inputs: Pair(inputs), "Two outputs.")
-
-    @hookimpl
-    def salt_methods():
-        yield Component("fit", FitConfig, lambda config, *, parts: Fit(config, parts), "Fits both.")
-
-    module.salt_datasets, module.salt_teachers, module.salt_methods = salt_datasets, salt_teachers, salt_methods
-    return module
+    def parts(self):
+        teachers = {"teacher": PairConfig().streams(self.inputs)}
+        context = MethodContext(self.inputs, teachers, labels=self.labels)
+        return Parts(seed=0, teachers={"teacher": Pair(self.inputs)}, context=context)
 
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     import salt_schedules
 
-    registry = Registry.from_modules({"table": plugin(), "schedules": salt_schedules})
+    registry = Registry.from_modules({"table": table_plugin, "schedules": salt_schedules})
     monkeypatch.setattr("salt_toolkit.runs.resume.discover", lambda: registry)
     (tmp_path / "recipe.toml").write_text(RECIPE)
 
@@ -207,3 +120,70 @@ def test_a_method_refuses_a_setting_that_fits_no_teacher(load):
     (finding,) = check_recipe(load("method.stream=narrow")).findings
     assert (finding.severity, finding.key) == ("error", "method.stream")
     assert finding.message == "found 'narrow'; the teacher gives ['wide', 'sign']"
+
+
+def test_a_class_token_in_every_frame_is_checked_end_to_end(load):
+    clip = {f"clip.{name}": value for name, value in (("frames", 24), ("size", 252))}
+    recipe = load("teacher.use=frames", "method.stream=features", *(f"{key}={value}" for key, value in clip.items()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_plugin.RowsConfig, "sample_spec", lambda self, clip: {**SAMPLE, CLIP: clip_stream(clip)})
+        report = check_recipe(recipe)
+        assert report.findings == [] and check_built(recipe) == []
+    (teacher,) = report.facts.teachers
+    (text,) = teacher.streams.values()
+    assert text == "24 x 18 x 18 = 7776 tokens of 384 numbers, with 1 more before each frame's"
+
+
+def test_objectives_get_the_patches_of_all_frames_without_class_tokens():
+    teacher, batch = Frames(8), random_batch(ClipSpec(frames=2, size=28))
+    stream = StreamSpec((2, 5, 8), grid=Grid(2, 2, 2), prefix=1)
+    features = teacher.outputs(batch)["features"]
+    found = AlignedTeacher(teacher, Grid(2, 2, 2), "features", stream)(batch)
+    assert torch.equal(found, torch.cat([features[:, 0, 1:], features[:, 1, 1:]], dim=1))
+
+
+def test_tokens_that_are_no_grids_are_refused():
+    with pytest.raises(GeometryError, match=r"expected 9 .1 before the grid and .*, or 2 frames of 5"):
+        StreamSpec((2, 4, 8), grid=Grid(2, 2, 2), prefix=1)
+
+
+def broken(kit):
+    found = []
+    for name in dir(kit):
+        if name.startswith("test_") and name != "test_the_config_answers_without_heavy_imports":
+            try:
+                getattr(kit, name)()
+            except testing.ContractBroken:
+                found.append(name)
+    return found
+
+
+def test_the_kit_finds_a_table_that_breaks_its_word(monkeypatch):
+    import table_parts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_plugin.RowsConfig, "label_spec", lambda self: StreamSpec((3,)))
+        assert broken(TestRows()) == ["test_samples_are_as_the_config_says"]
+    with monkeypatch.context() as patch:
+        many = table_parts.Rows.read_many
+        patch.setattr(table_parts.Rows, "read_many", lambda self, indices, view: many(self, sorted(indices), view))
+        assert broken(TestRows()) == ["test_many_samples_at_once_are_the_same"]
+
+
+def test_the_kit_finds_a_teacher_whose_weights_nobody_knows(monkeypatch):
+    build = TestPair.build
+
+    def unseeded(self):
+        teacher = build(self)
+        torch.seed()
+        teacher.wide.reset_parameters()
+        return teacher
+
+    monkeypatch.setattr(TestPair, "build", unseeded)
+    assert broken(TestPair()) == ["test_its_weights_are_known"]
+
+
+def test_the_kit_finds_a_method_that_reads_more_than_it_says(monkeypatch):
+    reads = table_plugin.FitConfig.reads
+    monkeypatch.setattr(table_plugin.FitConfig, "reads", lambda self: type(reads(self))((), ("teacher.wide",)))
+    assert broken(TestFit()) == ["test_it_reads_what_it_says"]

@@ -73,11 +73,11 @@ def plain_label(label: Label | None) -> int | float | list[float] | None:
 
 def _labels(samples: Sequence[Sample]) -> Tensor | None:
     labels = [sample.label for sample in samples]
-    present = [_as_tensor(label) for label in labels if label is not None]
+    present = [as_tensor(label) for label in labels if label is not None]
     return _stacked(present, "label", samples) if len(present) == len(labels) else None
 
 
-def _as_tensor(label: Label) -> Tensor:
+def as_tensor(label: Label) -> Tensor:
     """Class numbers as int64; all else as float32."""
     tensor = torch.as_tensor(label)
     return tensor.float() if tensor.is_floating_point() else tensor.long()

@@ -113,13 +113,16 @@ class AlignedTeacher(Teacher):
         own = stream.tokens if stream else teacher.token_spec
         if own is None:
             raise GeometryError(f"the stream {name} is {stream}: it lies on no grid, so it cannot be resampled")
-        self.teacher, self.name, self.prefix = teacher, name, stream.prefix if stream else 0
+        self.teacher, self.name = teacher, name
+        self.prefix, self.by_frame = (stream.prefix, stream.by_frame) if stream else (0, False)
         self.alignment = GridAlignment(own.grid, grid)
         self.token_spec = TokenSpec(grid, own.dim)
 
     @torch.no_grad()
     def forward(self, batch: ClipBatch) -> Float[Tensor, "batch token dim"]:
         """The teacher's latents of whole clips, on the student's grid."""
-        latents = self.teacher.outputs(batch)[self.name][:, self.prefix :].float()
+        latents = self.teacher.outputs(batch)[self.name]
+        latents = latents[:, :, self.prefix :].flatten(1, 2) if self.by_frame else latents[:, self.prefix :]
+        latents = latents.float()
         with torch.autocast(latents.device.type, enabled=False):  # which would resample in half precision
             return self.alignment(latents)

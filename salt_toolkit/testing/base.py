@@ -21,8 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from salt_toolkit.component import Component
 from salt_toolkit.context import Inputs, MethodContext, video_inputs
 from salt_toolkit.contracts import ClipBatch
+from salt_toolkit.data.noise import TORCH, noise
 from salt_toolkit.geometry import ClipSpec, Cost
+from salt_toolkit.kinds import asked_for
 from salt_toolkit.registry import Registry
+from salt_toolkit.streams import SampleSpec, StreamSpec
 
 COLD = Path(__file__).with_name("cold.py")
 """Run in a fresh interpreter: asks a config what `salt check` asks, and says what that imported."""
@@ -40,10 +43,7 @@ def promise(held: object, sentence: str) -> None:
 
 def random_batch(clip: ClipSpec, num_clips: int = 2, *, seed: int = 0) -> ClipBatch:
     """Clips of noise, the same for the same seed: uint8, as datasets give them."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (num_clips, clip.frames, clip.size, clip.size, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return ClipBatch(tuple(f"clip{seed}_{index}" for index in range(num_clips)), {"clip": pixels})
+    return noise(video_inputs(clip).sample, num_clips, seed=seed)
 
 
 class ComponentContract:
@@ -53,13 +53,15 @@ class ComponentContract:
         kind: The component's kind; set by the class of each kind.
         plugin: The module that defines the hooks, as in the entry point.
         section: The recipe's section: ``use`` and the settings.
-        clip: The clip to work on, where the kind sees clips; small keeps tests quick.
+        clip: The clip to work on; small keeps tests quick. None: a component without video.
+        sample: The tensors of a sample; None: the clip's.
     """
 
     kind: ClassVar[str]
     plugin: str
     section: Mapping[str, Any]
-    clip: ClipSpec = ClipSpec(frames=4, size=32)
+    clip: ClipSpec | None = ClipSpec(frames=4, size=32)
+    sample: SampleSpec | None = None
 
     @property
     def component(self) -> Component:
@@ -80,7 +82,19 @@ class ComponentContract:
     @property
     def inputs(self) -> Inputs:
         """What reaches the component."""
-        return video_inputs(self.clip)
+        return video_inputs(self.video) if self.sample is None else Inputs(self.sample, self.clip)
+
+    @property
+    def video(self) -> ClipSpec:
+        """The clip, for kinds that see nothing but video."""
+        promise(self.clip is not None, "this test needs a clip, or a sample where there is no video; set one of them")
+        assert self.clip is not None
+        return self.clip
+
+    def built(self, config: Any = None, **context: Any) -> Any:
+        """What the build function makes of the config, given what its signature names of the context."""
+        names = asked_for(self.component.build, context)
+        return self.component.build(config or self.config, **{name: context[name] for name in names})
 
     def test_the_summary_is_one_line(self) -> None:
         """`salt plugins` prints it."""
@@ -118,7 +132,7 @@ class ComponentContract:
             "plugin": self.plugin,
             "kind": self.kind,
             "section": dict(self.section),
-            "clip": self.clip.model_dump(mode="json"),
+            "clip": self.clip.model_dump(mode="json") if self.clip else None,
             "inputs": plain(self.inputs),
             "context": plain(MethodContext(self.inputs)),
             "visible": counts["visible"],
@@ -152,6 +166,14 @@ def expect_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
     promise(tuple(tensor.shape) == shape, f"{what} have the shape {shape}, found {tuple(tensor.shape)}")
     promise(tensor.dtype == torch.float32, f"{what} are float32, found {tensor.dtype}")
     promise(bool(torch.isfinite(tensor).all()), f"{what} are finite")
+
+
+def expect_stream(tensor: Tensor, stream: StreamSpec, num_samples: int, name: str) -> None:
+    """A batch of one stream has the declared shape and type, and is finite."""
+    shape, dtype = (num_samples, *stream.shape), TORCH[stream.dtype]
+    promise(tuple(tensor.shape) == shape, f"{name} has the shape {shape}, found {tuple(tensor.shape)}")
+    promise(tensor.dtype == dtype, f"{name} is {dtype}, found {tensor.dtype}")
+    promise(bool(torch.isfinite(tensor.float()).all()), f"{name} is finite")
 
 
 def expect_close(found: Tensor, expected: Tensor, sentence: str) -> None:

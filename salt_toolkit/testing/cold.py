@@ -16,7 +16,7 @@ from contextlib import redirect_stdout, suppress
 from functools import partial
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from salt_toolkit.component import Component
 from salt_toolkit.errors import GeometryError, MissingArtifact, SaltError
@@ -44,7 +44,12 @@ def questions(kind: Kind, component: Component, config: Any, given: Mapping[str,
         optional = {
             each.name for each in inspect.signature(method).parameters.values() if each.default is not each.empty
         }
-        arguments = {each: _typed(hints[each], given[each]) for each in parameters if each in given}
+        try:
+            arguments = {each: _typed(hints[each], given[each]) for each in parameters if each in given}
+        except ValidationError:
+            if given["clip"] is not None or "clip" not in parameters:
+                raise
+            continue  # it is about clips of video, and there are none
         if unknown := set(parameters) - set(arguments) - optional:
             raise SaltError(f"{name}() asks for {', '.join(sorted(unknown))}: add it to the test's circumstances()")
         yield f"{name}()", partial(question, **{each: arguments[each] for each in arguments if each not in optional})

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from salt_toolkit.contracts import ClipBatch, Method, Objective, Parts, Predictor
+from salt_toolkit.context import MethodContext, Reads
+from salt_toolkit.contracts import ClipBatch, Method, Objective, Parts, Predictor, Teacher
+from salt_toolkit.data.noise import noise
 from salt_toolkit.geometry import Grid, TokenSpec
-from salt_toolkit.testing.base import ComponentContract, expect_close, promise, random_batch
+from salt_toolkit.streams import LATENTS, StreamSpec
+from salt_toolkit.testing.base import ComponentContract, ContractBroken, expect_close, plain, promise
 
 
 class ObjectiveContract(ComponentContract):
@@ -82,9 +85,14 @@ class ObjectiveContract(ComponentContract):
 
 
 class MethodContract(ComponentContract, ABC):
-    """The promises of a method. Override `parts`, and `batch` where clips of noise do not do."""
+    """The promises of a method. Override `parts`, and `batch` where noise does not do.
+
+    Attributes:
+        labels: One sample's label; None: there are none.
+    """
 
     kind = "method"
+    labels: StreamSpec | None = None
 
     @abstractmethod
     def parts(self) -> Parts:
@@ -92,14 +100,22 @@ class MethodContract(ComponentContract, ABC):
 
     def batch(self) -> ClipBatch:
         """A batch as the loader gives it."""
-        return random_batch(self.clip, 4)
+        return noise(self.inputs.sample, 4, labels=self.labels)
+
+    def circumstances(self) -> dict[str, Any]:
+        """With the context of the parts, where they have one."""
+        context = self.parts().context
+        known = {} if context == MethodContext() else {"context": plain(context)}
+        return {**super().circumstances(), **known}
 
     def build(self) -> Method:
         """The method, calibrated; the same every time."""
         torch.manual_seed(0)
-        method = self.component.build(self.config, parts=self.parts())
+        return self._built(self.parts(), self.batch())
+
+    def _built(self, parts: Parts, batch: ClipBatch) -> Method:
+        method = self.component.build(self.config, parts=parts)
         if method.calibration_clips:
-            batch = self.batch()
             num_batches = -(-method.calibration_clips // len(batch.clip_ids))
             method.calibrate(batch for _ in range(num_batches))
         return method
@@ -120,7 +136,12 @@ class MethodContract(ComponentContract, ABC):
     def test_prepare_is_pure(self) -> None:
         """It runs ahead in a thread, and a clip's share of it does not depend on the batch."""
         method, batch = self.build(), self.batch()
-        backwards = ClipBatch(batch.clip_ids[::-1], {name: value.flip(0) for name, value in batch.tensors.items()})
+        backwards = ClipBatch(
+            batch.clip_ids[::-1],
+            {name: value.flip(0) for name, value in batch.tensors.items()},
+            None if batch.labels is None else batch.labels.flip(0),
+            batch.captions and batch.captions[::-1],
+        )
         first = method.prepare(batch, epoch=1, step=3)
         method.prepare(batch, epoch=2, step=9)
         again = method.prepare(batch, epoch=1, step=3)
@@ -130,6 +151,22 @@ class MethodContract(ComponentContract, ABC):
             promise(
                 torch.equal(value, reverse.tensors[name].flip(0)), f"a clip's {name!r} depends on its clip id alone"
             )
+
+    def test_it_reads_what_it_says(self) -> None:
+        """A step works with no other tensors and streams than those of ``reads``; a cache holds no others."""
+        reads = self.config.reads()
+        if reads is None:
+            return
+        torch.manual_seed(0)
+        parts, batch = self.parts(), self.batch()
+        teachers = {name: _Recorded(name, teacher, batch, reads) for name, teacher in parts.teachers.items()}
+        given = replace(batch, tensors={name: batch.tensors[name] for name in reads.sample})
+        try:
+            method = self._built(replace(parts, teachers=teachers), given).train()
+            method(method.prepare(given, epoch=0, step=0))
+        except KeyError as error:
+            found = f"the method takes {error} from a batch or a teacher, and reads() does not name it"
+            raise ContractBroken(found) from error
 
     def test_student_and_predictor_get_what_the_config_says(self) -> None:
         """As many tokens as ``counts`` says, as often as ``passes`` says; `salt check` counts FLOPs by them."""
@@ -163,7 +200,9 @@ class MethodContract(ComponentContract, ABC):
         method = self.build().train()
         method(self.prepared(method)).loss.backward()
         owned = dict(method.owned_modules())
-        promise(any(module is method.student for module in owned.values()), "the student is among owned_modules()")
+        inside = {id(part) for module in owned.values() for part in module.modules()}
+        left_out = [name for name, module in method.exports().items() if id(module) not in inside]
+        promise(not left_out, f"what exports() gives is among owned_modules(); not {', '.join(left_out)}")
         missed = [
             f"{name}.{path}"
             for name, module in owned.items()
@@ -187,3 +226,21 @@ class MethodContract(ComponentContract, ABC):
             module.load_state_dict(copy.deepcopy(method.owned_modules()[name].state_dict()))
         losses = [each(self.prepared(each)).loss for each in (method, other)]
         promise(torch.equal(*losses), f"the state of owned_modules() decides the loss, found {losses}")
+
+
+class _Recorded(Teacher):
+    """What a teacher said of a batch, without the streams that are not read; like a cache, by the samples' ids."""
+
+    def __init__(self, name: str, teacher: Teacher, batch: ClipBatch, reads: Reads) -> None:
+        super().__init__()
+        with torch.no_grad():
+            said = teacher.outputs(batch)
+        self.said = {stream: tensor for stream, tensor in said.items() if reads.reads_stream(name, stream)}
+        self.rows = {clip_id: row for row, clip_id in enumerate(batch.clip_ids)}
+        if hasattr(teacher, "token_spec"):
+            self.token_spec = teacher.token_spec
+
+    def forward(self, batch: ClipBatch) -> Tensor | dict[str, Tensor]:
+        rows = [self.rows[clip_id] for clip_id in batch.clip_ids]
+        found = {stream: tensor[rows] for stream, tensor in self.said.items()}
+        return found[LATENTS] if found.keys() == {LATENTS} else found

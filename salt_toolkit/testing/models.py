@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from salt_toolkit.contracts import ClipBatch, Mask, Predictor, Student, Teacher
+from salt_toolkit.data.noise import noise
 from salt_toolkit.geometry import Grid, MaskCounts, TokenSpec
+from salt_toolkit.streams import LATENTS
 from salt_toolkit.testing.base import (
     ComponentContract,
     expect_close,
     expect_cost,
     expect_learning,
     expect_shape,
+    expect_stream,
     promise,
     random_batch,
 )
@@ -30,26 +33,54 @@ class TeacherContract(ComponentContract):
     def build(self) -> Teacher:
         """The teacher, with the same random weights every time where it has random weights."""
         torch.manual_seed(0)
-        return self.component.build(self.config, clip=self.clip)
+        return self.built(clip=self.clip, inputs=self.inputs)
 
-    def test_latents_are_as_the_config_says(self) -> None:
-        """Uint8 clips in; float32 latents out, of the grid and width that the arithmetic gave."""
-        spec, teacher = self.config.token_spec(self.clip), self.build()
-        promise(teacher.token_spec == spec, f"token_spec is the config's answer, {spec}; found {teacher.token_spec}")
-        expect_shape(teacher(random_batch(self.clip)), (2, spec.grid.num_tokens, spec.dim), "latents")
+    def batch(self, num_samples: int = 2) -> ClipBatch:
+        """Noise, with no other tensors than those that the config reads."""
+        return noise({name: self.inputs.tensor(name) for name in self.config.reads()}, num_samples)
 
-    def test_the_same_clip_gives_the_same_latents(self) -> None:
+    def test_streams_are_as_the_config_says(self) -> None:
+        """Names, shapes and types of all outputs; and the grid, where the only output is one of latents."""
+        streams, teacher = self.config.streams(self.inputs), self.build()
+        found = teacher.outputs(self.batch())
+        promise(
+            found.keys() == streams.keys(),
+            f"streams() promises {', '.join(streams)}; the teacher gives {', '.join(found)}",
+        )
+        for name, stream in streams.items():
+            expect_stream(found[name], stream, 2, name)
+        if streams.keys() == {LATENTS} and streams[LATENTS].tokens and not streams[LATENTS].prefix:
+            spec, own = streams[LATENTS].tokens, getattr(teacher, "token_spec", None)
+            promise(own == spec, f"token_spec is the config's answer, {spec}; found {own}")
+
+    def test_the_same_sample_gives_the_same_streams(self) -> None:
         """In another call bit for bit, and in another batch up to rounding; caches rest on it."""
-        teacher, batch = self.build(), random_batch(self.clip, 3)
-        latents = teacher(batch)
-        promise(torch.equal(latents, teacher(batch)), "a second call gives the same latents, bit for bit")
-        alone = teacher(ClipBatch(batch.clip_ids[1:2], {"clip": batch.tensors["clip"][1:2]}))
-        expect_close(alone, latents[1:2], "a clip's latents do not depend on the rest of the batch")
+        teacher, batch = self.build(), self.batch(3)
+        found, again = teacher.outputs(batch), teacher.outputs(batch)
+        rows = {name: tensor[1:2] for name, tensor in batch.tensors.items()}
+        alone = teacher.outputs(ClipBatch(batch.clip_ids[1:2], rows))
+        for name, tensor in found.items():
+            promise(torch.equal(tensor, again[name]), f"a second call gives the same {name}, bit for bit")
+            sentence = f"a sample's {name} do not depend on the rest of the batch"
+            expect_close(alone[name].double(), tensor[1:2].double(), sentence)
 
-    def test_different_clips_give_different_latents(self) -> None:
+    def test_different_samples_give_different_streams(self) -> None:
         """A teacher that says the same of everything has nothing to teach."""
-        latents = self.build()(random_batch(self.clip))
-        promise(not torch.allclose(latents[0], latents[1]), "different clips give different latents")
+        found = self.build().outputs(self.batch())
+        differs = any(not torch.allclose(each[0].double(), each[1].double()) for each in found.values())
+        promise(differs, "different samples give different outputs")
+
+    def test_its_weights_are_known(self) -> None:
+        """They lie in files that the config names, or follow from the seed; a cache's identity rests on it."""
+        first, second = self.build().state_dict(), self.build().state_dict()
+        if self.config.weight_files():
+            return
+        other = [name for name, value in first.items() if not torch.equal(value, second[name])]
+        promise(
+            not other,
+            "weights come from weight_files(), or are the same whenever torch's seed is; "
+            f"built twice, these differ: {', '.join(other)}",
+        )
 
     def test_the_teacher_is_frozen(self) -> None:
         """Evaluation mode, and no parameter asks for a gradient."""
@@ -64,7 +95,7 @@ class TeacherContract(ComponentContract):
         """The config's cost equals the model's parameters and torch's count of FLOPs."""
         teacher = self.build()
         with FlopCounterMode(display=False) as counter:
-            teacher(random_batch(self.clip, 1))
+            teacher(self.batch(1))
         expect_cost(teacher, self.config.cost(self.inputs), counter)
 
 
@@ -76,16 +107,16 @@ class StudentContract(ComponentContract):
     def build(self) -> Student:
         """The student, with the same initial weights every time."""
         torch.manual_seed(0)
-        return self.component.build(self.config, clip=self.clip)
+        return self.built(clip=self.clip, inputs=self.inputs)
 
     @property
     def spec(self) -> TokenSpec:
         """The config's answer."""
-        return self.config.token_spec(self.clip)
+        return self.config.token_spec(self.video)
 
     def test_tokens_are_as_the_config_says(self) -> None:
         """Float32 tokens for the visible ones, and for all where none are named."""
-        student, spec, batch = self.build(), self.spec, random_batch(self.clip)
+        student, spec, batch = self.build(), self.spec, random_batch(self.video)
         promise(student.token_spec == spec, f"token_spec is the config's answer, {spec}; found {student.token_spec}")
         expect_shape(student(batch), (2, spec.grid.num_tokens, spec.dim), "tokens of a whole clip")
         visible = random_mask(spec.grid).visible
@@ -93,13 +124,13 @@ class StudentContract(ComponentContract):
 
     def test_none_means_all_tokens_in_grid_order(self) -> None:
         """The same as naming every token."""
-        student, batch = self.build().eval(), random_batch(self.clip)
+        student, batch = self.build().eval(), random_batch(self.video)
         every = torch.arange(self.spec.grid.num_tokens).repeat(2, 1)
         expect_close(student(batch), student(batch, every), "visible = None means all tokens in grid order")
 
     def test_the_order_of_visible_is_kept(self) -> None:
         """Naming the visible tokens in another order permutes the result, and nothing else."""
-        student, batch = self.build().eval(), random_batch(self.clip)
+        student, batch = self.build().eval(), random_batch(self.video)
         visible = random_mask(self.spec.grid).visible
         order = torch.randperm(visible.shape[1], generator=torch.Generator().manual_seed(1))
         found = student(batch, visible[:, order])
@@ -107,27 +138,27 @@ class StudentContract(ComponentContract):
 
     def test_hidden_pixels_do_not_leak(self) -> None:
         """What the student cannot see does not change what it says."""
-        student, batch = self.build().eval(), random_batch(self.clip)
+        student, batch = self.build().eval(), random_batch(self.video)
         visible = random_mask(self.spec.grid).visible
         seen = pixels_of(visible, self.spec.grid, batch.tensors["clip"])
-        other = random_batch(self.clip, seed=1).tensors["clip"]
+        other = random_batch(self.video, seed=1).tensors["clip"]
         changed = batch.with_tensors(clip=torch.where(seen, batch.tensors["clip"], other))
         expect_close(student(changed, visible), student(batch, visible), "hidden pixels do not reach the student")
 
     def test_every_parameter_learns(self) -> None:
         """A gradient from the visible tokens reaches all parameters."""
         student = self.build().train()
-        expect_learning(student, student(random_batch(self.clip), random_mask(self.spec.grid).visible))
+        expect_learning(student, student(random_batch(self.video), random_mask(self.spec.grid).visible))
 
     def test_it_can_be_rebuilt_for_trained_weights(self) -> None:
         """What `structure` describes takes the student's weights, all of them, and gives the same tokens."""
-        student, batch = self.build().eval(), random_batch(self.clip)
+        student, batch = self.build().eval(), random_batch(self.video)
         again = self._rebuilt(student, num_layers=None)
         expect_close(again(batch), student(batch), "structure() describes the same student")
 
     def _rebuilt(self, student: Student, *, num_layers: int | None) -> Student:
         """What `structure` describes, with the student's weights."""
-        again = self.component.build(self.config.structure(num_layers), clip=self.clip).eval()
+        again = self.built(self.config.structure(num_layers), clip=self.clip, inputs=self.inputs).eval()
         kept = again.state_dict().keys() if num_layers else student.state_dict().keys()
         given = {key: value for key, value in student.state_dict().items() if key in kept}
         own, found = ({key: tuple(value.shape) for key, value in each.items()} for each in (again.state_dict(), given))
@@ -141,7 +172,7 @@ class StudentContract(ComponentContract):
         depth = self.config.teachable_layers()
         if depth == 0:
             return  # it teaches its last tokens alone
-        student, batch = self.build().eval(), random_batch(self.clip)
+        student, batch = self.build().eval(), random_batch(self.video)
         first, last = student.tokens_after(batch, [1, depth])
         expect_close(last, student(batch), "tokens_after() the last block are what the student says")
         expect_shape(first, tuple(last.shape), "tokens after the first block")
@@ -152,7 +183,7 @@ class StudentContract(ComponentContract):
         """The config's cost equals the model's parameters and torch's count of FLOPs."""
         student, visible = self.build(), random_mask(self.spec.grid).visible[:1]
         with FlopCounterMode(display=False) as counter:
-            student(random_batch(self.clip, 1), visible)
+            student(random_batch(self.video, 1), visible)
         expect_cost(student, self.config.cost(self.inputs, visible.shape[1]), counter)
 
 
