@@ -118,7 +118,12 @@ def test_layers_are_numbered_from_one_and_from_the_end(layer):
 @pytest.mark.parametrize("layer", [0, 5, -5, (1, 5), (0, 1), (2, 99)])
 def test_a_layer_out_of_range_is_refused(layer):
     config = LadderConfig(layer=layer)
-    for question in (config.token_spec, config.cost, config.identity, lambda clip: Ladder(config, clip)):
+    for question in (
+        config.token_spec,
+        lambda clip: config.cost(video_inputs(clip)),
+        lambda clip: config.identity(video_inputs(clip)),
+        lambda clip: Ladder(config, clip),
+    ):
         with pytest.raises(GeometryError, match=r"names no block of this encoder; it has 4: choose 1 to 4, or -4 to"):
             question(CLIP)
 
@@ -178,7 +183,7 @@ def test_auto_takes_the_own_norm_where_it_is_one_for_tokens(own, is_default, mea
 @pytest.mark.parametrize("norm", ["own", "own_layer"])
 def test_an_own_norm_that_is_not_there_is_refused(norm):
     config = LadderConfig(own=False, norm=norm)
-    for question in (config.identity, lambda clip: Ladder(config, clip)):
+    for question in (lambda clip: config.identity(video_inputs(clip)), lambda clip: Ladder(config, clip)):
         with pytest.raises(GeometryError, match=f'norm = "{norm}", and the checkpoint has no last norm; choose "none"'):
             question(CLIP)
 

@@ -27,6 +27,7 @@ from videomae_files import (
 )
 
 from salt_toolkit import CheckpointError, ClipSpec, MissingArtifact
+from salt_toolkit.context import video_inputs
 from salt_toolkit.weights.headers import tensor_shapes
 
 CLIP = ClipSpec()
@@ -49,8 +50,8 @@ def said_of(config, monkeypatch):
         message = str(caught.value)
         for question in (
             config.encoder_spec,
-            config.cost,
-            config.identity,
+            lambda clip: config.cost(video_inputs(clip)),
+            lambda clip: config.identity(video_inputs(clip)),
             lambda clip: build_videomae(config, clip=clip),
         ):
             with pytest.raises(CheckpointError) as caught:

@@ -51,7 +51,11 @@ def said_of(path, model="vit_base_patch16_clip_224.laion2b"):
     config = TimmImageConfig(model=model, checkpoint=str(path))
     assert list(config.missing()) == []
     messages = set()
-    for question in (config.token_spec, config.identity, lambda clip: build_timm_image(config, clip=clip)):
+    for question in (
+        config.token_spec,
+        lambda clip: config.identity(video_inputs(clip)),
+        lambda clip: build_timm_image(config, clip=clip),
+    ):
         with pytest.raises(CheckpointError) as caught:
             question(CLIP)
         messages.add(str(caught.value))

@@ -13,6 +13,7 @@ from salt_vjepa2.config import HUB_IDS, VJEPA2Config
 from vjepa2_files import change, save, stored
 
 from salt_toolkit import CheckpointError, ClipSpec, MissingArtifact
+from salt_toolkit.context import video_inputs
 
 CLIP = ClipSpec(frames=4, size=32)
 
@@ -29,7 +30,12 @@ def said_of(path, monkeypatch):
         patch.setattr("salt_toolkit.weights.loading.load_file", unwanted)
         assert list(config.missing()) == []
         messages = set()
-        for question in (config.token_spec, config.cost, config.identity, lambda c: build_vjepa2(config, clip=c)):
+        for question in (
+            config.token_spec,
+            lambda clip: config.cost(video_inputs(clip)),
+            lambda clip: config.identity(video_inputs(clip)),
+            lambda c: build_vjepa2(config, clip=c),
+        ):
             with pytest.raises(CheckpointError) as caught:
                 question(CLIP)
             messages.add(str(caught.value))

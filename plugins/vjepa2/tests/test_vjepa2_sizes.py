@@ -112,7 +112,12 @@ def test_the_card_of_a_directory_says_what_its_file_shows(tmp_path):
 )
 def test_a_clip_that_does_not_fit_is_refused_before_any_file_is_here(clip, settings, message):
     config = VJEPA2Config(checkpoint=HUB_IDS[0], weights="random", **settings)
-    for question in (config.token_spec, config.cost, config.identity, lambda clip: build_vjepa2(config, clip=clip)):
+    for question in (
+        config.token_spec,
+        lambda clip: config.cost(video_inputs(clip)),
+        lambda clip: config.identity(video_inputs(clip)),
+        lambda clip: build_vjepa2(config, clip=clip),
+    ):
         with pytest.raises(GeometryError, match=message):
             question(ClipSpec(**clip))
 
