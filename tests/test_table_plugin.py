@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import table_plugin
@@ -14,6 +15,7 @@ from table_plugin import PairConfig
 from salt_toolkit import ClipSpec, GeometryError, Grid, StreamSpec, testing
 from salt_toolkit.check.deep import check_built
 from salt_toolkit.check.recipe import check_recipe
+from salt_toolkit.check.text import render_report
 from salt_toolkit.context import MethodContext
 from salt_toolkit.contracts import Parts
 from salt_toolkit.recipe import load_recipe
@@ -94,6 +96,12 @@ def test_no_word_of_clips_and_no_pixels_in_what_a_table_costs(load):
     batches, batch = 2 * recipe.loader.prefetch + 2, recipe.train.batch_size
     assert report.facts.host_memory_gb == batches * batch * (4 * 128 + 8 * 3) / 1e9
     assert report.facts.train_step_gflops_per_clip == 3 * 2 * (128 * 8 + 8 * 8) / 1e9
+
+
+def test_texts_speak_of_samples_where_there_are_no_clips(load):
+    recipe = load("train.batch_size=17", "loader.workers=1000")
+    text = render_report(Path("recipe.toml"), check_recipe(recipe))
+    assert "the data set has 16 samples, fewer" in text and "16 samples" in text and "clip" not in text
 
 
 def test_a_run_hands_over_labels_and_captions_and_leaves_every_exported_module(load):

@@ -17,25 +17,26 @@ _WORTH_A_WORD = 0.064
 """Gigabytes of ``/dev/shm`` that are worth a line."""
 
 
-def render_preflight(found: Preflight, disk_gb: float | None) -> list[str]:
+def render_preflight(found: Preflight, disk_gb: float | None, noun: str = "clip") -> list[str]:
     """The lines of the section.
 
     Args:
         found: What was measured, as far as it came.
         disk_gb: Of checkpoints, by arithmetic.
+        noun: What a sample is called.
     """
     if found.skipped is not None:
         return [f"  preflight   nothing was measured: {found.skipped}"]
     loader, step = found.loader, found.step
     rows = [
-        ("loader", _loader(loader) if loader else ""),
-        ("step", _step(step, found.latents) if step else ""),
+        ("loader", _loader(loader, noun) if loader else ""),
+        ("step", _step(step, found.latents, noun) if step else ""),
         ("copy", f"{step.copy_ms_per_step:.3g} ms a step to the GPU" if step and step.copy_ms_per_step else ""),
         ("host memory", _memory(loader, found.ram_cache_mb) if loader else ""),
         ("/dev/shm", _shared(found.shared_memory) if found.shared_memory else ""),
         ("disk", _disk(found.disk_free_gb, disk_gb)),
-        ("bad clips", _bad_clips(found)),
-        ("run", _run(step) if step else ""),
+        (f"bad {noun}s", _bad_clips(found)),
+        ("run", _run(step, noun) if step else ""),
         ("limited by", LIMITS[step.limited_by] if step else ""),
     ]
     read = f"{found.batches} batches read, then steps over the last of them" if loader else "nothing read"
@@ -52,17 +53,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.3g} days"
 
 
-def _loader(loader: LoaderFacts) -> str:
+def _loader(loader: LoaderFacts, noun: str) -> str:
     workers = f"{loader.workers} {'worker' if loader.workers == 1 else 'workers'}"
     return (
-        f"{rate(loader.clips_per_second)} with {workers}, {loader.read_ms:.3g} ms a clip, {loader.busy_cpus:.1f} of "
-        f"{loader.cpus} processors busy"
+        f"{rate(loader.clips_per_second, noun)} with {workers}, {loader.read_ms:.3g} ms a {noun}, "
+        f"{loader.busy_cpus:.1f} of {loader.cpus} processors busy"
     )
 
 
-def _step(step: StepFacts, latents: str | None) -> str:
+def _step(step: StepFacts, latents: str | None, noun: str) -> str:
     return (
-        f"{rate(step.clips_per_second)}, {step.ms_per_step:.3g} ms a step, latents {latents}; "
+        f"{rate(step.clips_per_second, noun)}, {step.ms_per_step:.3g} ms a step, latents {latents}; "
         f"{step.timed_steps} steps; at most {step.memory_gb:.2g} GB"
     )
 
@@ -95,12 +96,12 @@ def _bad_clips(found: Preflight) -> str:
     return f"{len(found.bad_clips)} of {found.loader.clips:,} read" if found.bad_clips else "none"
 
 
-def _run(step: StepFacts) -> str:
+def _run(step: StepFacts, noun: str) -> str:
     kept = step.ram_cache_share
-    memory = f"; after the first pass {kept:.0%} of the clips come from memory" if kept else ""
+    memory = f"; after the first pass {kept:.0%} of the {noun}s come from memory" if kept else ""
     return f"{step.steps:,} steps in about {duration(3600 * step.hours)}{memory}"
 
 
-def rate(clips_per_second: float) -> str:
+def rate(per_second: float, noun: str = "clip") -> str:
     """``310 clips/s``, ``2.4 clips/s``."""
-    return f"{clips_per_second:,.0f} clips/s" if clips_per_second >= 100 else f"{clips_per_second:.3g} clips/s"
+    return f"{per_second:,.0f} {noun}s/s" if per_second >= 100 else f"{per_second:.3g} {noun}s/s"

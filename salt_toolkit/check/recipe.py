@@ -41,6 +41,7 @@ def check_recipe(recipe: Recipe) -> Report:
         recipe: A recipe that has been validated section by section.
     """
     report = Report()
+    report.facts.noun = recipe.noun
     for key, selected in recipe.selected().items():
         missing = _answer(report, key, selected.config.missing, Sequence) or ()
         report.findings += [Finding("missing", key, artifact.what, artifact.fix) for artifact in missing]
@@ -262,7 +263,7 @@ def _add_length_facts(recipe: Recipe, report: Report) -> None:
     steps = report.facts.steps = train.num_steps(num_clips or 0) if known else None
     report.facts.epochs = train.epochs
     if num_clips is not None and num_clips < train.batch_size:
-        message = f"the data set has {num_clips} clips, fewer than one batch of {train.batch_size}"
+        message = f"the data set has {num_clips} {recipe.noun}s, fewer than one batch of {train.batch_size}"
         report.findings.append(Finding("error", "train.batch_size", message, "Lower train.batch_size."))
     elif steps == 0:
         report.findings.append(Finding("error", "train", "the run would have no step", "Raise train.epochs."))

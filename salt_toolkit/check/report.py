@@ -192,7 +192,7 @@ class Facts:
     """What arithmetic knows of a recipe; None where a part does not say, or it is unknown on this machine.
 
     Attributes:
-        clips: Clips in the data set.
+        noun: What texts call a sample; clips: how many the data set has.
         batch_clips: Clips of an optimizer step.
         steps: Optimizer steps of the run.
         epochs: Passes over the data set.
@@ -221,6 +221,7 @@ class Facts:
         preflight: What was measured here.
     """
 
+    noun: str = "clip"
     clips: int | None = None
     batch_clips: int | None = None
     steps: int | None = None

@@ -28,7 +28,8 @@ def too_much_memory(recipe: Recipe, wanted_gb: float | None) -> Iterator[Finding
         return
     from_cache = recipe.loader.ram_cache_mb * 1e6 > total / 2
     key = "loader.ram_cache_mb" if from_cache else "loader.prefetch"
-    message = f"the loader will hold {wanted_gb:.3g} GB of clips, and this machine has {total / 1e9:.3g} GB of memory"
+    wanted = f"the loader will hold {wanted_gb:.3g} GB of {recipe.noun}s"
+    message = f"{wanted}, and this machine has {total / 1e9:.3g} GB of memory"
     yield Finding("warning", key, message, f"Lower {key}{'' if from_cache else ' or train.batch_size'}.")
 
 
@@ -120,7 +121,7 @@ def settings_without_effect(recipe: Recipe, drawn: MaskCounts | None) -> Iterato
         yield Finding(
             "warning",
             "loader.workers",
-            f"{recipe.loader.workers} threads can never all work: {workers_full} clips are read ahead at most",
+            f"{recipe.loader.workers} threads can never all work: {workers_full} {recipe.noun}s are read ahead at most",
             "Lower loader.workers or raise loader.prefetch.",
         )
 

@@ -16,7 +16,7 @@ def render_report(path: Path, report: Report) -> str:
     lines = [f"{path}: {_verdict(report)}"]
     lines += [f"  {name:<11} {text}" for name, text in _facts(report.facts) if text]
     if report.facts.preflight is not None:
-        lines += render_preflight(report.facts.preflight, report.facts.disk_gb)
+        lines += render_preflight(report.facts.preflight, report.facts.disk_gb, report.facts.noun)
     for finding in report.findings:
         place = f"{finding.key}: " if finding.key and f"{finding.key}: " not in finding.message else ""
         lines.append(f"  {_LABELS[finding.severity]}     {place}{finding.message}")
@@ -42,7 +42,7 @@ def _facts(facts: Facts) -> list[tuple[str, str]]:
         ("tokens", _tokens(facts)),
         *(("teacher", _teacher(row, alone=len(teachers) == 1)) for row in teachers),
         ("parameters", _parts(facts, "parameters", lambda number: f"{number / 1e6:.1f} M")),
-        ("GFLOPs/clip", _flops(facts)),
+        (f"GFLOPs/{facts.noun}", _flops(facts)),
         ("length", _length(facts)),
         ("memory", _memory(facts)),
     ]
@@ -55,7 +55,7 @@ def _tokens(facts: Facts) -> str:
     if facts.visible_tokens is not None:
         target, drawn, passes = facts.target_tokens, facts.drawn_target_tokens, facts.passes_per_clip or 1
         text += f"; {facts.visible_tokens} visible, {target if target == drawn else f'{target} of {drawn}'} targets"
-        text += f", {passes} passes a clip" if passes > 1 else ""
+        text += f", {passes} passes a {facts.noun}" if passes > 1 else ""
     if facts.mask_ratios is not None:
         least, mean, most = facts.mask_ratios
         text += f" (mask ratio {mean:.3g}" + (f", the mean of {least:.3g} to {most:.3g})" if most > least else ")")
@@ -89,10 +89,10 @@ def _flops(facts: Facts) -> str:
 
 def _length(facts: Facts) -> str:
     clips, steps = facts.clips, facts.steps
-    text = counted(clips, "clip") if clips is not None else "clips unknown here"
+    text = counted(clips, facts.noun) if clips is not None else f"{facts.noun}s unknown here"
     if facts.epochs is not None:
         text += f", {counted(facts.epochs, 'epoch')}"
-    text += f", {counted(steps, 'step')} of {counted(facts.batch_clips or 0, 'clip')}" if steps else ""
+    text += f", {counted(steps, 'step')} of {counted(facts.batch_clips or 0, facts.noun)}" if steps else ""
     pflops = facts.run_pflops
     return f"{text}, {pflops:,.4g} PFLOP in all" if pflops else text
 
@@ -106,7 +106,7 @@ def counted(number: int | float, noun: str) -> str:
 def _memory(facts: Facts) -> str:
     sizes = (
         (facts.device_memory_gb, "device about {:.2g} GB"),
-        (facts.host_memory_gb, "host about {:.2g} GB for clips"),
+        (facts.host_memory_gb, f"host about {{:.2g}} GB for {facts.noun}s"),
         (facts.disk_gb, "disk {:.2g} GB for checkpoints"),
         (facts.cache_gb, "{:.3g} GB for the cache"),
     )

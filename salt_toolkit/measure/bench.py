@@ -73,6 +73,7 @@ def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: 
     return Bench(
         name=recipe.run.name,
         recipe=Settings(own_size, own_workers),
+        noun=trial.recipe.noun,
         num_clips=trial.num_clips,
         device=machine.describe(),
         cpus=num_cpus(),
@@ -197,7 +198,7 @@ def _step_rows(
 def _cannot_try(trial: Trial, size: int, base: int, rows: Sequence[StepRow]) -> str | None:
     """Why a batch size is not even tried: a CPU's memory that overflows ends the process without a word."""
     if size > trial.num_clips:
-        return f"the data set has {trial.num_clips} clips"
+        return f"the data set has {trial.num_clips} {trial.recipe.noun}s"
     available = available_memory()
     if trial.machine.device.type != "cpu" or not rows:
         return None
@@ -261,7 +262,8 @@ def _both_row(trial: Trial, settings: Settings, seconds: float, work: _Work, log
 
 def _what_was_read(trial: Trial) -> str:
     bad = len(trial.data.quarantine.reasons)
-    told = f"real clips, without loader.ram_cache_mb; about {trial.num_read:,} of a data set of {trial.num_clips:,}"
+    told = f"real {trial.recipe.noun}s, without loader.ram_cache_mb; "
+    told += f"about {trial.num_read:,} of a data set of {trial.num_clips:,}"
     if trial.num_read > trial.num_clips:
         told += (
             ", so that some were read again, from memory that the system keeps of files: a first epoch may be slower"

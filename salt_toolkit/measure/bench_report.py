@@ -85,6 +85,7 @@ class Bench:
     Attributes:
         name: The run's.
         recipe: The recipe's own settings.
+        noun: What texts call a sample: clip, or sample in a recipe without video.
         num_clips: Clips in the data set.
         device: For people.
         cpus: Processors.
@@ -106,6 +107,7 @@ class Bench:
 
     name: str
     recipe: Settings
+    noun: str
     num_clips: int
     device: str
     cpus: int

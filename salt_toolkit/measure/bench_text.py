@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from salt_toolkit.measure.bench_report import Bench, BothRow, LoaderRow, Settings, StepRow
 
-STEP = ("batch size", "clips/s", "ms a step", "memory GB", "of FLOP limit")
-LOADER = ("workers", "clips/s", "read ms", "processors busy")
-BOTH = ("batch size", "workers", "clips/s", "ms a step", "of FLOP limit", "waits for clips")
+STEP = ("batch size", "{}s/s", "ms a step", "memory GB", "of FLOP limit")
+LOADER = ("workers", "{}s/s", "read ms", "processors busy")
+BOTH = ("batch size", "workers", "{}s/s", "ms a step", "of FLOP limit", "waits for {}s")
 
 
 def render_bench(found: Bench) -> str:
@@ -18,13 +18,21 @@ def render_bench(found: Bench) -> str:
     lines += [f"  {line}" for line in _limit(found)]
     best = found.recommended
     lines += ["", f"Step alone: one real batch stays on the device; latents {found.latents}."]
-    lines += _table(STEP, [_step_cells(row, best and best.batch_size) for row in found.step])
+    lines += _table(_heading(STEP, found), [_step_cells(row, best and best.batch_size) for row in found.step])
     lines += ["", "Loader alone:"]
-    lines += _table(LOADER, [_loader_cells(row, best and best.workers) for row in found.loader])
+    lines += _table(_heading(LOADER, found), [_loader_cells(row, best and best.workers) for row in found.loader])
     lines += textwrap.wrap(f"Read: {found.loader_measured}.", 100, initial_indent="  ", subsequent_indent="        ")
     if found.both is not None:
-        lines += ["", "Both together, as in a run's first epoch:", *_table(BOTH, [_both_cells(found.both)])]
+        lines += [
+            "",
+            "Both together, as in a run's first epoch:",
+            *_table(_heading(BOTH, found), [_both_cells(found.both)]),
+        ]
     return "\n".join([*lines, "", *_advice(found)])
+
+
+def _heading(names: Sequence[str], found: Bench) -> list[str]:
+    return [name.format(found.noun) for name in names]
 
 
 def _limit(found: Bench) -> list[str]:
@@ -35,7 +43,7 @@ def _limit(found: Bench) -> list[str]:
         return [f"FLOP limit: {source}; a part of this recipe does not say what it costs"]
     live = f" and {teacher:.4g} of the teacher" if teacher else ""
     work = f"{found.train_step_gflops_per_clip or 0.0:.4g} GFLOP of the training step{live}"
-    return [f"FLOP limit: {source}", f"            a clip takes {work}: {_number(limit)} clips/s"]
+    return [f"FLOP limit: {source}", f"            a {found.noun} takes {work}: {_number(limit)} {found.noun}s/s"]
 
 
 def _step_cells(row: StepRow, best: int | None) -> list[str]:
@@ -94,7 +102,7 @@ def _advice(found: Bench) -> list[str]:
 def _none_fits(found: Bench) -> list[str]:
     smallest = min(row.batch_size for row in found.step)
     if smallest > found.num_clips:
-        return [f"No batch size fits: the data set has {found.num_clips} clips; choose smaller --batch-sizes."]
+        return [f"No batch size fits: the data set has {found.num_clips} {found.noun}s; choose smaller --batch-sizes."]
     return [
         f"No batch size from {smallest} on fits into memory: measure smaller ones with --batch-sizes, "
         "or take a smaller predictor."

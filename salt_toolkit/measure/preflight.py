@@ -75,7 +75,7 @@ def _measure(trial: Trial, report: Report, found: Preflight, num_batches: int, l
     log("building the method")
     with _findings(report, "method"):
         _ = trial.method
-    log(f"reading {num_batches} batches of {recipe.train.batch_size} clips")
+    log(f"reading {num_batches} batches of {recipe.train.batch_size} {recipe.noun}s")
     loading, batch = _load(trial, report, found, num_batches)
     if report.has("error", "missing") and "method" not in trial.__dict__:
         return
@@ -243,8 +243,9 @@ def _tell_bad_clips(trial: Trial, report: Report, found: Preflight) -> None:
     found.bad_clips = [BadClipFacts(clip_id, reason) for clip_id, reason in bad.items()]
     if bad:
         clip_id, reason = next(iter(bad.items()))
-        count = "1 clip that was read is bad" if len(bad) == 1 else f"{len(bad)} clips that were read are bad"
-        fix = "Fix or remove them; the run replaces each with another clip."
+        noun = trial.recipe.noun
+        count = f"1 {noun} that was read is bad" if len(bad) == 1 else f"{len(bad)} {noun}s that were read are bad"
+        fix = f"Fix or remove them; the run replaces each with another {noun}."
         report.findings.append(Finding("warning", "dataset", f"{count}; {clip_id}: {reason}", fix))
 
 

@@ -174,6 +174,11 @@ class Recipe:
         """Different views of each sample; 1 in a recipe that cuts no video."""
         return self.clip.views if self.clip else 1
 
+    @property
+    def noun(self) -> str:
+        """What texts call one of the data set's samples."""
+        return "clip" if self.clip else "sample"
+
     def inputs(self, clip: ClipSpec | None = None) -> Inputs:
         """What reaches the components.
 
