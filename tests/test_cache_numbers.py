@@ -113,6 +113,13 @@ def test_whole_numbers_are_never_encoded(encoding, dtype):
     assert torch.equal(codec.decode(*stored), codes)
 
 
+@pytest.mark.parametrize("encoding", ["bf16", "fp16", "int8", "fp8"])
+def test_an_output_of_a_single_number_is_never_encoded(encoding):
+    scores = torch.tensor([0.1, -7e5, 3.0])
+    codec = StreamCodec.calibrated(Coding.of("score", "F32", (), encoding), [scores])
+    assert torch.equal(codec.decode(*codec.encode(scores)), scores)
+
+
 @pytest.mark.parametrize("shape", [(6,), (1,), (4, 3, 2, 6)])
 @pytest.mark.parametrize("encoding", ["fp32", "int8"])
 def test_streams_of_any_number_of_axes_are_encoded(encoding, shape):

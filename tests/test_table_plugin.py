@@ -13,6 +13,9 @@ from table_parts import Fit, Frames, Pair
 from table_plugin import PairConfig
 
 from salt_toolkit import ClipSpec, GeometryError, Grid, StreamSpec, testing
+from salt_toolkit.cache.fill import fill_cache
+from salt_toolkit.cache.plan import CacheOptions
+from salt_toolkit.cache.work import CacheWork
 from salt_toolkit.check.deep import check_built
 from salt_toolkit.check.recipe import check_recipe
 from salt_toolkit.check.text import render_report
@@ -21,7 +24,9 @@ from salt_toolkit.contracts import Parts
 from salt_toolkit.recipe import load_recipe
 from salt_toolkit.registry import Registry
 from salt_toolkit.runs.directory import RunDirectory
+from salt_toolkit.store.cache import Cache
 from salt_toolkit.streams import CLIP, clip_stream
+from salt_toolkit.system.files import read_lines
 from salt_toolkit.teaching.alignment import AlignedTeacher
 from salt_toolkit.testing import random_batch
 from salt_toolkit.train.run import run_recipe
@@ -195,3 +200,29 @@ def test_the_kit_finds_a_method_that_reads_more_than_it_says(monkeypatch):
     reads = table_plugin.FitConfig.reads
     monkeypatch.setattr(table_plugin.FitConfig, "reads", lambda self: type(reads(self))((), ("teacher.wide",)))
     assert broken(TestFit()) == ["test_it_reads_what_it_says"]
+
+
+def test_one_pass_fills_a_layer_with_two_outputs_and_training_reads_the_one_it_needs(load, tmp_path, monkeypatch):
+    def losses(recipe):
+        run_recipe(recipe)
+        return [line["loss"] for line in read_lines(RunDirectory.of(recipe).metrics)]
+
+    live = losses(load("run.name=live", "train.log_every=1"))
+    recipe = load("run.name=cached", "train.log_every=1", f"cache.dir={tmp_path / 'latents'}", "cache.dtype=fp32")
+    work = CacheWork.run
+
+    def counted(self):
+        Pair.calls.clear()  # less those that choose constants and measure rates
+        return work(self)
+
+    monkeypatch.setattr(CacheWork, "run", counted)
+    directory = fill_cache(recipe, CacheOptions()).directory
+    assert Pair.calls == [4, 4, 4, 4]
+    layer = Cache.open(directory).layers["teachers/teacher"]
+    assert {s.name: (s.dtype, s.shape) for s in layer.manifest.streams} == {"wide": ("F32", (6,)), "sign": ("I64", ())}
+    Pair.calls.clear()
+    assert fill_cache(recipe, CacheOptions()).counts.done == 0 and Pair.calls == []
+    Fit.seen.clear()
+    assert losses(recipe) == pytest.approx(live, rel=1e-6) and len(live) == 4
+    assert Pair.calls == []
+    assert {name for names, _, _ in Fit.seen for name in names} == {"features", "latents.teacher.wide"}

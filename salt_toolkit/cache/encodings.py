@@ -39,8 +39,11 @@ class Coding:
 
     @classmethod
     def of(cls, name: str, dtype: str, shape: tuple[int, ...], encoding: Encoding | None) -> Coding:
-        """A coding that leaves whole numbers alone: 1,000 codes of a tokenizer do not survive bfloat16."""
-        return cls(name, dtype, shape, encoding if dtype in FLOATS else None)
+        """A coding that leaves whole numbers alone: 1,000 codes of a tokenizer do not survive bfloat16.
+
+        Single numbers stay as they are, too: they have no channels to scale, and nothing to save.
+        """
+        return cls(name, dtype, shape, encoding if dtype in FLOATS and shape else None)
 
     @property
     def scaled(self) -> bool:
