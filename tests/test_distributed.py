@@ -80,8 +80,9 @@ def assert_alike(first, second, *, names=("loss", "grad_norm", "explained_varian
     Weights without a true gradient, such as the biases of keys, follow that rounding: AdamW takes whole steps.
     """
     torch.testing.assert_close(lines(first, "step", *names), lines(second, "step", *names), rtol=2e-4, atol=2e-5)
-    for file in ("student", "last"):
-        one, two = (load_file(getattr(RunDirectory.of(recipe), file)) for recipe in (first, second))
+    directories = [RunDirectory.of(recipe) for recipe in (first, second)]
+    for files in ([each.student for each in directories], [each.last("student") for each in directories]):
+        one, two = (load_file(file) for file in files)
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
 
