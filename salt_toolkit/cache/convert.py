@@ -37,7 +37,7 @@ class _Clip:
 
 
 def convert(source: Path, target: Path, *, dtype: Encoding) -> int:
-    """Writes a cache anew, with another encoding of what is encoded; all else is linked or copied.
+    """Rewrites a cache with another encoding of what is encoded; all else is linked or copied.
 
     Args:
         source: A cache, complete or not.

@@ -139,7 +139,7 @@ class CachedSamples:
         if row.label not in self._numbers:
             raise CacheError(
                 f"{row.clip_id!r} has the class {row.label!r} in the cache {self.rows.cache.directory}, and the data "
-                f"set has no class of this name; use the data set that the cache was made of, or make the cache anew"
+                f"set has no class of this name; use the data set that the cache was made of, or recreate the cache"
             )
         return self._numbers[row.label]
 
@@ -235,7 +235,7 @@ def recompute(directory: str) -> str:
     """What helps where files have changed since their rows were computed."""
     return (
         f"Drop the rows of changed files with `salt cache repair {directory} --sources --recipe RECIPE`, and compute "
-        "them anew with `salt cache RECIPE`."
+        "them again with `salt cache RECIPE`."
     )
 
 

@@ -99,7 +99,7 @@ def compare_sources(directory: Path, recipe: Recipe) -> SourceVerdict:
     if not isinstance(dataset, FileDataset):
         raise CacheError(
             f"the data set {recipe.dataset.use} does not say where its files lie: it has no path_of",
-            "Give it a method path_of(index), or make the cache anew.",
+            "Give it a method path_of(index), or recreate the cache.",
         )
     index_of = {clip_id: index for index, clip_id in enumerate(dataset.clip_ids)}
     paths = {clip_id: dataset.path_of(index_of[clip_id]) for clip_id in remembered if clip_id in index_of}

@@ -26,7 +26,7 @@ ROUNDING = {"fp32": 1e-4, "bf16": 1e-2}
 
 
 def spot_check(directory: Path, recipe: Recipe, *, count: int) -> list[dict[str, Any]]:
-    """Computes some clips anew, and compares them with the cache.
+    """Recomputes some clips and compares them with the cache.
 
     Args:
         directory: Of the cache.

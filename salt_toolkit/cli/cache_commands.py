@@ -92,10 +92,10 @@ def info(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
 @cache_app.command(cls=CoreCommand)
 def verify(
     directory: DirectoryArgument,
-    recipe: Annotated[Path | None, typer.Option(help="Compute some clips anew with this recipe, and compare.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recompute some clips with this recipe, and compare.")] = None,
     overrides: SetOption = None,
     spot: Annotated[
-        int | None, typer.Option(min=1, help="How many clips to compute anew; by default 20, and none with --sources.")
+        int | None, typer.Option(min=1, help="How many clips to recompute; by default 20, and none with --sources.")
     ] = None,
     sources: Annotated[
         bool, typer.Option("--sources", help="Compare the files of the recipe's data set with what rows remember.")
@@ -186,10 +186,10 @@ def convert(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Writes latents anew in another type; also imports folders of .pt files."""
+    """Rewrites latents in another type; also imports folders of .pt files."""
     from typing import cast, get_args
 
-    from salt_toolkit.cache.convert import convert as write_anew
+    from salt_toolkit.cache.convert import convert as rewrite
     from salt_toolkit.cache.encodings import Encoding
     from salt_toolkit.store.manifest import BASE
 
@@ -197,7 +197,7 @@ def convert(
         raise SaltError(f"--dtype {dtype}: expected one of {', '.join(get_args(Encoding))}")
     encoding = cast(Encoding, dtype)
     if (source / BASE).is_file():
-        written = write_anew(source, target, dtype=encoding)
+        written = rewrite(source, target, dtype=encoding)
     else:
         written = _import(source, target, encoding, recipe, overrides or ())
     write(f"{written} rows written to {target}")

@@ -15,7 +15,7 @@ def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Set an earlier run of that name aside, and begin anew.")
+        bool, typer.Option("--restart", help="Set an earlier run of that name aside, and start over.")
     ] = False,
     max_hours: Annotated[
         float | None, typer.Option(min=0.0, help="Save a checkpoint and stop then; the next call goes on.")

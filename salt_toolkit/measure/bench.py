@@ -67,9 +67,7 @@ def run_bench(recipe: Recipe, options: BenchOptions, log: Log = lambda message: 
     step_rows = _step_rows(trial, sizes, max(workers), options.seconds, work, log)
     loader_rows = _loader_rows(trial, workers, options.seconds, log)
     recommended = recommend(step_rows, loader_rows)
-    both = None
-    if recommended is not None:
-        both = _both_row(trial, recommended, options.seconds, work, log)
+    both = _both_row(trial, recommended, options.seconds, work, log) if recommended else None
     return Bench(
         name=recipe.run.name,
         recipe=Settings(own_size, own_workers),

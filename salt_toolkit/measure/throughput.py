@@ -164,7 +164,7 @@ def time_copy(machine: Machine, batch: ClipBatch) -> float:
 
 
 def forget_peak_of(machine: Machine) -> None:
-    """Begins `peak_of_memory` anew."""
+    """Restarts `peak_of_memory`."""
     if machine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(machine.device)
     else:

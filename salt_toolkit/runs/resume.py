@@ -92,7 +92,7 @@ def same_samples(directory: RunDirectory, present: Mapping[str, Any]) -> None:
     if different:
         raise RunConflict(
             f"{directory.path} began with another data set: {'; '.join(different)}",
-            "Bring that back, or begin anew with --restart.",
+            "Bring that back, or start over with --restart.",
         )
 
 
@@ -107,7 +107,7 @@ def same_teachers(directory: RunDirectory, present: Mapping[str, str | None]) ->
     if changed:
         told = "; ".join(f"{name} had the fingerprint {earlier[name]}, and has {present[name]} now" for name in changed)
         raise RunConflict(
-            f"{directory.path} began with other teachers: {told}", "Bring those back, or begin anew with --restart."
+            f"{directory.path} began with other teachers: {told}", "Bring those back, or start over with --restart."
         )
     return {name: found or earlier.get(name) for name, found in present.items()}
 
@@ -155,7 +155,7 @@ def _with_every_key(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunConflict(
             f"{path} cannot be read ({error}), so nobody can tell which recipe this run began with",
-            "Bring it back, or begin anew with --restart.",
+            "Bring it back, or start over with --restart.",
         ) from error
 
 

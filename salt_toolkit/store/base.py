@@ -80,7 +80,7 @@ def read_base(store: Store) -> Base:
     lists = sorted(name for name in store.names(IDS) if name.endswith(".json"))
     for number, name in enumerate(lists):
         if name != _list_name(number):
-            raise CacheError(f"{store.name}/{IDS} lacks {_list_name(number)}; restore it, or make the cache anew")
+            raise CacheError(f"{store.name}/{IDS} lacks {_list_name(number)}; restore it, or recreate the cache")
         grown = _read_list(store, name, base)
         ids += grown["ids"]
         views = max(views, grown["views"])

@@ -132,7 +132,7 @@ def _never(row: Row | BadRow) -> bool:
 
 
 def _drop_rows(layer: Path, number: int, torn: Collection[int], bad: Sequence[BadRow]) -> None:
-    """Writes a shard anew without some of its rows, and with these clips as bad ones."""
+    """Rewrites a shard without some of its rows, and with these clips as bad ones."""
     path, manifest = shard_path(layer, number), read_manifest(layer)
     shard = ShardFile(path)
     keep = [place for place in range(len(shard.header.rows)) if place not in torn]

@@ -110,7 +110,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
         manifest = Manifest(streams=streams, **{name: values[name] for name in names})
         stated = values["fingerprint"]
     except (KeyError, TypeError) as error:
-        raise CacheError(f"{file} is damaged (no {error}); restore it, or make the cache anew") from error
+        raise CacheError(f"{file} is damaged (no {error}); restore it, or recreate the cache") from error
     if manifest.fingerprint != stated:
         raise changed_by_hand(file)
     return manifest
@@ -125,13 +125,13 @@ def parse(text: str, file: str, name: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise CacheError(f"{file} is damaged ({error}); restore it, or make the cache anew") from error
+        raise CacheError(f"{file} is damaged ({error}); restore it, or recreate the cache") from error
     if not isinstance(values, dict) or "fingerprint" not in values:
         raise CacheError(f"{file} is no part of a latent cache; name another directory")
     if values.get("format") != FORMAT:
         raise CacheError(
             f"{name} has the cache format {values.get('format')}, and this salt reads {FORMAT}; "
-            "make the cache anew, or use the salt that made it"
+            "recreate the cache, or use the salt that made it"
         )
     return values
 

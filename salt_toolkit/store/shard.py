@@ -178,7 +178,7 @@ def decode_header(text: bytes, name: str) -> ShardHeader:
         if salt["format"] != FORMAT:
             raise CacheError(
                 f"{name} has the cache format {salt['format']}, and this salt reads {FORMAT}; "
-                "make the cache anew, or use the salt that made it"
+                "recreate the cache, or use the salt that made it"
             )
         return _header(entries, salt)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -47,5 +47,5 @@ def check_format(kind: str, values: Mapping[str, Any], path: Path) -> None:
     writer = values.get(_WRITER)
     raise FormatError(
         f"{path} has {number}, and this salt_toolkit ({version('salt-toolkit')}) reads {kind} format {FORMATS[kind]}",
-        f"Use salt_toolkit {writer}, which wrote it, or make it anew." if writer else "Make it anew.",
+        f"Use salt_toolkit {writer}, which wrote it, or recreate it." if writer else "Recreate it.",
     )
