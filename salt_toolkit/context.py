@@ -1,4 +1,4 @@
-"""What a component's config is told of the recipe around it; no torch."""
+"""What a component's config knows about the recipe around it; no torch."""
 
 from __future__ import annotations
 

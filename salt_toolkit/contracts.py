@@ -206,7 +206,7 @@ class Student(nn.Module, ABC):
         """Encodes the visible tokens, in the order given; None means all of them, in grid order."""
 
     def tokens_after(self, batch: ClipBatch, layers: Sequence[int]) -> list[Float[Tensor, "batch token dim"]]:
-        """The tokens of whole clips had the student ended after each of these blocks, its last norm included.
+        """Tokens of whole clips as if the student ended after each given block, final norm applied.
 
         Only asked of students whose config has `StudentConfig.teachable_layers`.
 
@@ -219,7 +219,7 @@ class Student(nn.Module, ABC):
 
 
 class Predictor(nn.Module, ABC):
-    """Guesses latents at the targets."""
+    """Predicts latents at the targets."""
 
     @abstractmethod
     def forward(

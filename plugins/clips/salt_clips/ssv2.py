@@ -66,7 +66,7 @@ def count_clips(annotation: Path) -> int:
         num_ids = len({entry.id for entry in entries})
     except ValidationError:
         entries, num_ids = [], 0
-    # Unusual files, such as those with numbers for ids, and mistakes, which are told of as the listing does.
+    # Unusual files, such as those with numbers for ids, and mistakes, which are reported as the listing reports them.
     return num_ids if num_ids == len(entries) > 0 else sum(1 for _ in _read_entries(annotation))
 
 
