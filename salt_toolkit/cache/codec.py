@@ -108,7 +108,7 @@ class StreamCodec(nn.Module):
         return cls(coding, **tensors)
 
     @classmethod
-    def calibrated(cls, coding: Coding, batches: Iterable[Shaped[Tensor, " *shape"]]) -> StreamCodec:
+    def calibrated(cls, coding: Coding, batches: Iterable[Tensor]) -> StreamCodec:
         """A codec with the channels' constants of some samples, where it needs any."""
         if not coding.scaled:
             return cls(coding)
